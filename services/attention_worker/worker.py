@@ -21,6 +21,7 @@ from services.attention_worker.golden_check import golden_check_of
 from services.attention_worker.grammars import GrammarCompiler
 from services.attention_worker.loading import Loaded, Servable
 from services.attention_worker.metrics import AttentionMetrics, LinkStats
+from services.attention_worker.migration.limits import HANDOVER_S
 from services.attention_worker.migration.migration import Migration
 from services.attention_worker.migration.stats import MigrationStats
 from services.attention_worker.p2p_sizes import p2p_options
@@ -58,7 +59,6 @@ from services.transport.spinning import spin_s, usable_cores
 
 log = structlog.get_logger(__name__)
 
-HANDOVER_S = 10.0  # for pages to be fetched, if less of the drain timeout is left
 MOVE_S = 5.0  # for the endings of evicted sequences to be delivered, and for the engine's thread to end
 
 

@@ -8,31 +8,35 @@ run after the step that is under way.
 from __future__ import annotations
 
 import asyncio
+import math
 from collections.abc import Callable
 from itertools import repeat
+from typing import Literal
 
 from services.attention_worker.engine.pages import PagePool
 from services.attention_worker.engine.scheduler import Scheduler
 from services.attention_worker.engine.sequence import Request, Sequence
 from services.attention_worker.engine.step_cost import Work
 from services.attention_worker.engine.step_plan import Chunk
-from services.prefixes.page_names import PageNames, root_name
 from services.router.requests.worker_choice import AttentionWorkerView
 from services.simulator.deployment import Deployment
 from services.simulator.generation import Generation
+from services.simulator.life import Life
+from services.simulator.page_fetches import Handover, PageFetches, Source
 from services.simulator.run_of_steps import Run
 from services.simulator.step_time import StepTimes, StepWork
+from services.simulator.steps_alike import contended, learn, steps_alike
 
-MOST_STEPS = 256  # of a run
-MOST_LEARNT, LEARNT = 16, 0.02  # of a run, the model of a step's cost sees so many steps, until it is as near
+Hold = Literal["experts", "stopped", "link"]
 
 
 class Handed(Exception):
-    """The worker has given a sequence up. `why`: lost, draining or unavailable."""
+    """The worker has given a sequence up, or its router the worker. `why`: lost, draining or unavailable; silent, or
+    expired with its request."""
 
-    def __init__(self, why: str) -> None:
+    def __init__(self, why: str, source: Source | None = None) -> None:
         super().__init__(why)
-        self.why = why
+        self.why, self.source = why, source  # of its pages
 
 
 class SimulatedAttention:
@@ -51,33 +55,29 @@ class SimulatedAttention:
     ) -> None:
         self.worker_id, self.boot_id = worker_id, boot_id
         self._d, self._times, self._loop, self._on_run = deployment, times, loop, on_run
-        longest = deployment.pages * deployment.page_size
-        pages = PagePool(deployment.pages, deployment.page_size, deployment.max_running, min(longest, 1 << 17))
-        self.scheduler = Scheduler(
-            pages,
-            deployment.max_batch_tokens,
-            deployment.max_running,
-            deployment.max_itl_s,
-            slowdown=deployment.slowdown,
-        )
+        d = deployment
+        pages = PagePool(d.pages, d.page_size, d.max_running, min(d.pages * d.page_size, 1 << 17))
+        self.scheduler = Scheduler(pages, d.max_batch_tokens, d.max_running, d.max_itl_s, slowdown=d.slowdown)
         self._skip = skip
+        self.fetches = PageFetches(self.scheduler, deployment, lambda: self._run.mean_s if self._run else 0.0, loop)
         self._open: dict[int, tuple[asyncio.Future[None], Generation]] = {}
+        self._coming: dict[int, Sequence] = {}  # whose pages are on their way, by key
         self._left: list[Sequence] = []
+        self._given_up: set[int] = set()  # keys of those that go on elsewhere: what they still give counts no more
         self._run: Run | None = None
         self._timer: asyncio.TimerHandle | None = None
         self._keys = 0
         self._owed = 0  # tokens of decodes that have no page yet
-        self.alive, self.draining = True, False
-        self.silent = False  # its machine is gone, and nobody has noticed
-        self.blocked = False  # waits for experts that nobody has
+        self.life = Life(deployment.timing, loop)
+        self._holds: set[Hold] = set()  # what it waits for
         self.rows = 0  # of the step under way
         self.steps = self.total_rows = 0
         self.served_s = 0.0  # for which its steps have kept expert workers busy
 
     @property
-    def reachable(self) -> bool:
-        """Whether a router can begin an attempt there; at a silent one it gets no answer."""
-        return (self.alive or self.silent) and not self.draining
+    def blocked(self) -> bool:
+        """Whether the step under way does not go on."""
+        return bool(self._holds)
 
     @property
     def busy(self) -> bool:
@@ -92,30 +92,53 @@ class SimulatedAttention:
             address=self.worker_id,
             boot_id=self.boot_id,
             epoch=1,
-            draining=self.draining,
+            draining=self.life.draining,
             load=len(scheduler.running) + len(scheduler.waiting),
             kv_usage=scheduler.pages.used / scheduler.pages.total,
         )
 
-    def submit(self, generation: Generation, request: Request) -> asyncio.Future[None]:
+    def submit(self, generation: Generation, request: Request, source: Source | None = None) -> asyncio.Future[None]:
         """Begins an attempt; the future is done when the answer is whole, and raises Handed if it is not to be.
 
-        Raises CannotFit.
+        With a `source` the sequence is queued when its pages have come, or are to be computed. Raises CannotFit.
         """
         longest = generation.prompt + generation.answer
         self.scheduler.check_fits(longest)
-        future = self._loop.create_future()
+        future: asyncio.Future[None] = self._loop.create_future()
         self._keys += 1
-        shares = self._d.prefix_cache and generation.conversation is not None
-        names = PageNames(root_name("", self._d.page_size), self._d.page_size) if shares else None
+        shares = self._d.prefix_cache and (generation.conversation is not None or source is not None)
+        names = generation.names(self._d.page_size) if shares else None
         sequence = Sequence(self._keys, request, frozenset(), longest, lambda *_: None, names=names)
         self._open[sequence.key] = future, generation
+        if source is None or names is None:
+            self._queue(sequence)
+        else:
+            self._coming[sequence.key] = sequence
+            wanted = names.of(sequence.ids, sequence.reusable)
+            fetch = self.fetches.fetch(generation.number, wanted, len(sequence.ids), source)
+            self._loop.create_task(fetch).add_done_callback(lambda task: self._fetched(task, sequence))
+        return future
+
+    def _fetched(self, task: asyncio.Task[None], sequence: Sequence) -> None:
+        if not task.cancelled():
+            task.result()
+            if self._coming.pop(sequence.key, None) is not None:
+                self._queue(sequence)
+
+    def _queue(self, sequence: Sequence) -> None:
         self.scheduler.submit(sequence)
         self._cut()
-        return future
+
+    def give_up(self, generation: Generation) -> None:
+        """As `leave`: what has come of an answer counts, and what still comes does not, for it goes on elsewhere."""
+        self._take_whole()
+        self._given_up |= {key for key, (_, one) in self._open.items() if one is generation}
+        self.leave(generation)
 
     def leave(self, generation: Generation) -> None:
         """Nobody wants the rest of an answer: its pages are free when the step under way is over."""
+        for key in [key for key in self._coming if self._open[key][1] is generation]:
+            del self._coming[key], self._open[key]
         for sequence in [*self.scheduler.running, *self.scheduler.waiting]:
             if self._open[sequence.key][1] is generation:
                 self._left.append(sequence)
@@ -128,22 +151,39 @@ class SimulatedAttention:
             self._run.ends_at += seconds
             self._set_timer()
 
-    def block(self) -> None:
+    def stop(self) -> None:
+        """Its process does not go on until `go_on`."""
+        self.life.stop()
+        self.block("stopped")
+
+    def go_on(self) -> None:
+        self.life.go_on()
+        self.resume("stopped")
+
+    def received_at(self, since: float) -> float:
+        """When a run that has begun since then has given its last tokens; -inf if there is none that goes on."""
+        run = self._run
+        return run.whole_until(self._loop.time()) if run is not None and run.began >= since else -math.inf
+
+    def block(self, hold: Hold) -> None:
         """Stops the step under way until `resume`."""
         if self.blocked:
+            self._holds.add(hold)
             return
         if self._run is not None:
             self._cut()
-        self.blocked = True
+        self._holds.add(hold)
         if self._run is not None and self._timer is not None:
             self._timer.cancel()
             self._timer = None
             self._run.left_s = max(0.0, self._run.ends_at - self._loop.time())
 
-    def resume(self) -> None:
-        """The step under way goes on."""
-        if self.blocked:
-            self.blocked = False
+    def resume(self, hold: Hold) -> None:
+        """The step under way goes on, if nothing else holds it."""
+        if hold in self._holds:
+            self._holds.remove(hold)
+            if self.blocked or not self.life.alive:
+                return
             if self._run is not None:
                 self._run.ends_at = self._loop.time() + self._run.left_s
                 self._set_timer()
@@ -152,15 +192,22 @@ class SimulatedAttention:
 
     def die(self, *, silent: bool) -> None:
         """Computes no more."""
-        self.alive, self.silent = False, silent
+        self.life.die(silent=silent)
         self._stop()
 
-    def hand_back(self, why: str) -> None:
-        """Ends all sequences: their routers go on elsewhere."""
+    def hand_back(self, why: str, handover: Handover | None = None) -> None:
+        """Ends all sequences: their routers go on elsewhere, with the pages that the handover keeps."""
         self._stop()
         for sequence in [*self.scheduler.running, *self.scheduler.waiting]:
+            source, (future, generation) = None, self._open[sequence.key]
+            if handover is not None and sequence.cached >= self._d.page_size and not future.done():
+                source = Source(handover, sequence.cached)
+                handover.wanted.add(generation.number)
             self.scheduler.remove(sequence)
-            self._close(sequence.key, Handed(why))
+            self._close(sequence.key, Handed(why, source))
+        for key in list(self._coming):
+            del self._coming[key]
+            self._close(key, Handed(why))
         self._owed = 0
 
     def _stop(self) -> None:
@@ -176,14 +223,21 @@ class SimulatedAttention:
         self._run = self._timer = None
         self.rows = 0
 
+    def _take_whole(self) -> None:
+        """Takes what whole steps have given, so that the step under way is a run of its own."""
+        self._cut()
+        if self._run is not None and self._run.steps > 1:
+            whole, self._run = self._run, self._run.split()
+            self._take(whole)
+
     def changed(self) -> None:
         """The pool of experts has changed: the next step takes another time."""
         self._cut()
 
     def _cut(self) -> None:
         """Ends the run after the step that is under way; begins one if there is none."""
-        if not self.alive or self.blocked:
-            if self._run is None and self.blocked and self.alive:
+        if not self.life.alive or self.blocked:
+            if self._run is None and self.blocked and self.life.alive:
                 self._begin()
             return
         if self._run is None:
@@ -217,6 +271,7 @@ class SimulatedAttention:
             if self._open.pop(sequence.key, None) is not None:
                 self.scheduler.remove(sequence)
         self._left.clear()
+        self._given_up.clear()
 
     def _start(self, chunks: list[Chunk]) -> None:
         decodes = [c for c in chunks if c.length == 1 and c.samples]
@@ -226,7 +281,8 @@ class SimulatedAttention:
         work = StepWork(len(decodes), prompt.tokens, keys, float(prompt.prompt_keys + prompt.decode_keys))
         first_s = self._times.seconds(work)
         self._run = Run(chunks, decodes, prompts, work, self._loop.time(), first_s, self._times.served_s)
-        steps = self._steps_alike(decodes) if not prompts else 1
+        alike = self._skip and not prompts
+        steps = steps_alike(self.scheduler, decodes, self._owed, self._d.slowdown) if alike else 1
         if steps > 1:
             last = StepWork(len(decodes), 0, keys + (steps - 1.0) * len(decodes), 0.0)
             self._run.repeat(steps, self._times.seconds(last))
@@ -237,31 +293,16 @@ class SimulatedAttention:
         else:
             self._set_timer()
 
-    def _steps_alike(self, decodes: list[Chunk]) -> int:
-        """How many steps are sure to have the same decodes."""
-        scheduler = self.scheduler
-        if not self._skip or scheduler.waiting or len(decodes) < len(scheduler.running) or self._contended():
-            return 1
-        pages, size = scheduler.pages, self._d.page_size
-        room = (pages.available - len(decodes)) * size - self._owed
-        left = min(c.sequence.max_length - len(c.sequence.ids) for c in decodes)
-        return max(1, min(left, MOST_STEPS, room // len(decodes)))
-
-    def _contended(self) -> bool:
-        """Whether one caller has more than another: then sequences may take turns."""
-        fair = self.scheduler.fair
-        if not fair.several or self._d.slowdown == float("inf"):
-            return False
-        shares = {fair.share(sequence) for sequence in self.scheduler.running}
-        return len(shares) > 1
-
     def _ended(self) -> None:
         run, self._run, self._timer = self._run, None, None
         assert run is not None
-        finished = self._take(run)
-        known = finished >= 0 and self._skip and not run.prompts and not self.scheduler.waiting
-        if known and len(run.decodes) - finished == len(self.scheduler.running) > 0 and not self._contended():
-            running = self.scheduler.running
+        finished, running = self._take(run), self.scheduler.running
+        known = self._skip and not run.prompts and not self.scheduler.waiting
+        if (
+            known
+            and len(run.decodes) - finished == len(running) > 0
+            and not contended(self.scheduler, self._d.slowdown)
+        ):
             pages = self.scheduler.pages
             if (pages.available - len(running)) * self._d.page_size - self._owed >= 2 * len(running):
                 self._begin(running)
@@ -276,7 +317,7 @@ class SimulatedAttention:
         self.steps += steps
         self.served_s += steps * run.served_s
         self.total_rows += steps * (run.work.decodes + run.work.prompt_rows)
-        self._learn(run)
+        learn(scheduler.cost, run)
         ended: list[Sequence] = []
         given: list[Generation] = []
         self._owed += steps * sum(chunk.sequence.names is None for chunk in run.decodes)
@@ -285,7 +326,8 @@ class SimulatedAttention:
             tokens = steps if not run.prompts else chunk.length
             if samples:
                 sequence.ids.extend(repeat(0, steps))
-                given.append(self._open[sequence.key][1])
+                if sequence.key not in self._given_up:
+                    given.append(self._open[sequence.key][1])
             if sequence.names is not None and sequence.row is not None:  # a page has to be there to get its name
                 grown = scheduler.pages.grow(sequence.row, sequence.cached + tokens)
                 assert grown, "a run has no more steps than there are pages for"
@@ -306,12 +348,3 @@ class SimulatedAttention:
                 future.set_result(None)
             else:
                 future.set_exception(error)
-
-    def _learn(self, run: Run) -> None:
-        """Lets the scheduler's model learn from the run's steps, as far as these still teach it anything."""
-        work, cost = run.work, self.scheduler.cost
-        seen = Work(work.decodes + work.prompt_rows, int(work.decode_keys), int(work.prompt_keys))
-        for _ in range(min(run.steps, MOST_LEARNT)):
-            cost.observe(seen, run.first_s)
-            if abs(cost.predict(seen) / run.first_s - 1) < LEARNT:
-                return

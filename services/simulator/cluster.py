@@ -9,7 +9,8 @@ from collections.abc import Callable, Coroutine, Mapping, Sequence
 from typing import Any
 
 from services.expert_worker.queue_time import WINDOW_S
-from services.router.requests.attention_workers import HINTS_S
+from services.router.requests.attention_workers import HINTS_S, LOOK_S
+from services.router.requests.probe_times import FEWEST
 from services.simulator.attention import SimulatedAttention
 from services.simulator.attention_side import AttentionSide
 from services.simulator.autoscaler import SYNC_S, HorizontalPodAutoscaler, Scaling
@@ -44,7 +45,8 @@ class SimulatedCluster:
     ) -> None:
         self._d, self._loop, self._skip, self._until = deployment, loop, skip, until
         self.outcomes = Outcomes()
-        self.attention = AttentionSide(deployment, self._make, loop)
+        self._watching = asyncio.Event()
+        self.attention = AttentionSide(deployment, self._make, self._watching.set, loop)
         popularity = Popularity(routing, deployment.shape.layers, deployment.shape.experts, seed)
         self.experts = ExpertSide(
             deployment,
@@ -64,6 +66,7 @@ class SimulatedCluster:
         self._hints_at = -math.inf
         self._refresh()
         self._begin(self._refreshing())
+        self._begin(self._looking())
         self._begin(self.experts.leader.run())
         if routing.drift_s or routing.crowd[1]:
             self._begin(self.experts.follow_choices())
@@ -113,7 +116,7 @@ class SimulatedCluster:
             worker_id, boot_id, self._d, self.times, self._loop, self.outcomes.ran, skip=self._skip
         )
         if self.experts.blocked:
-            worker.block()
+            worker.block("experts")
         return worker
 
     def _begin(self, coroutine: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
@@ -128,9 +131,12 @@ class SimulatedCluster:
             self.error = error
 
     def _refresh(self) -> None:
-        views = self.attention.views()
+        views, now = self.attention.views(), self._loop.time()
+        known_s = REFRESH_S * (FEWEST + 1)
+        new = any(now < worker.life.began_at + known_s for worker in self.attention.workers.values())
+        probe = new or self._watching.is_set()
         for router in self.routers:
-            router.refresh(views)
+            router.refresh(views, probe=probe)
         if self._reports is not None and self._loop.time() >= self._hints_at + HINTS_S:
             self._hints_at, hints = self._loop.time(), self._reports.read()
             for router in self.routers:
@@ -138,6 +144,24 @@ class SimulatedCluster:
         busy = self.attention.busy()
         self.times.callers = len(busy)
         self.times.rows = sum(worker.rows for worker in busy) / len(busy) if busy else 0.0
+
+    async def _looking(self) -> None:
+        """Has routers look at workers that may not be well, while there are any, as often as real ones do."""
+        while True:
+            await self._watching.wait()
+            look = 0
+            while self._to_watch():
+                looks = math.floor(self._loop.time() / LOOK_S + 1e-6)  # until now, whatever rounding makes of it
+                await asyncio.sleep((looks + 1) * LOOK_S - self._loop.time())
+                for router in self.routers:
+                    router.look(look)
+                look += 1
+            self._watching.clear()
+
+    def _to_watch(self) -> bool:
+        """Whether there is something for routers to notice."""
+        ill = any(not worker.life.well for worker in self.attention.workers.values())
+        return ill or any(router.watch.busy for router in self.routers)
 
     async def _refreshing(self) -> None:
         while True:
@@ -168,8 +192,8 @@ class SimulatedCluster:
 
     def _seen(self) -> tuple[float, float, float, float]:
         """The time, and until then: for how long expert workers were busy, rows, and steps."""
-        side = self.attention
-        return self._loop.time(), side.served_s, float(side.rows), float(side.steps)
+        done = self.attention.done()
+        return self._loop.time(), done.served_s, float(done.rows), float(done.steps)
 
     def _values(self, side: Side, ready: Sequence[Pod], busy: float, rows: float) -> list[float]:
         """The metric of each pod; `busy`: share of the time, `rows`: of a step, in the metric's window."""
@@ -192,6 +216,12 @@ class SimulatedCluster:
         elif fault.kind.endswith("node lost"):
             for pod in [pod for pod in side.pods.ready if pod.node.endswith(f"-{fault.ordinal}")]:
                 side.die(pod, silent=True, back_s=self._d.timing.node_back_s)
+        elif fault.kind.endswith("pod stops"):
+            for pod in [pod for pod in side.pods.ready if pod.ordinal == fault.ordinal]:
+                side.stop(pod, fault.seconds)
+        elif fault.kind == "slow attention link":
+            for pod in [pod for pod in self.attention.pods.ready if pod.ordinal == fault.ordinal]:
+                self.attention.slow(pod, fault.late_s, fault.seconds)
         elif fault.kind.endswith("pod dies"):
             for pod in [pod for pod in side.pods.ready if pod.ordinal == fault.ordinal]:
                 side.die(pod, silent=False)
@@ -199,13 +229,15 @@ class SimulatedCluster:
             self._slow(fault)
 
     def _slow(self, fault: Fault) -> None:
-        pool, name = self.experts.pool, f"expert-{fault.ordinal}"
-        slow = pool.slow if fault.kind == "slow expert" else pool.link
-        slow[name] = fault.times
+        link, name = self.experts.pool.link, f"expert-{fault.ordinal}"
+        if fault.kind == "slow expert":
+            self.experts.slow(name, fault.times, fault.seconds)
+            return
+        link[name] = fault.times
         self.experts.update()
 
         def usual() -> None:
-            slow.pop(name, None)
+            link.pop(name, None)
             self.experts.update()
 
         self._loop.call_later(fault.seconds, usual)

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from services.membership.redis import LEASE_MS
 from services.planner.device import Device, Link
-from services.planner.memory import experts_bytes
+from services.planner.memory import experts_bytes, token_bytes
 from services.planner.serving import Serving
 from services.planner.shape import Shape
+from services.router.dispatch.heartbeats import HEARTBEAT_S, SILENT_BEATS
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -17,9 +19,10 @@ class Timing:
     pod_s: float = 30.0  # from a pod's creation to the process that can load weights
     attention_load_s: float = 20.0  # of an attention worker's weights
     expert_bytes_s: float = 2e9  # at which an expert worker loads experts
+    probe_s: float = 0.002  # that an attention worker takes to answer a router's probe
     detect_s: float = 0.005  # from a process's death to the end of its connections at its peers
-    silent_s: float = 0.5  # after which a session without signs of life has failed: SILENT_BEATS of the native link
-    lease_s: float = 3.0  # after which the leader takes a silent worker for gone
+    silent_s: float = HEARTBEAT_S * SILENT_BEATS  # after which a session without signs of life has failed
+    lease_s: float = LEASE_MS / 1000  # after which a silent worker is listed no more
     node_back_s: float = 300.0  # before pods of a machine without power start elsewhere: Kubernetes's toleration
     edge_s: float = 0.0  # of a request outside workers: HTTP, text, the way to and fro
     drain_s: float = 20.0  # that a rolling upgrade leaves between two pods, minReadySeconds included
@@ -55,6 +58,7 @@ class Deployment:
     balance_gb_per_minute: float = 0.0
     pods_per_node: int = 8
     prefix_cache: bool = True  # of prompts that belong to conversations
+    kv_migration: bool = True  # from workers that drain; it needs the prefix cache
     timing: Timing = field(default_factory=Timing)
 
     def __post_init__(self) -> None:
@@ -66,6 +70,11 @@ class Deployment:
             )
         if min(self.attention, self.experts, self.pages, self.routers, self.replicas) < 1:
             raise ValueError("a deployment has at least one router, worker of each role, page and replica")
+
+    @property
+    def page_bytes(self) -> float:
+        """Bytes of a page of the cache."""
+        return self.page_size * token_bytes(self.shape, self.serving)
 
     @property
     def expert_bytes(self) -> float:

@@ -10,6 +10,9 @@ Kind = Literal[
     "attention pod dies",
     "expert pod dies",
     "attention node lost",
+    "attention pod stops",
+    "expert pod stops",
+    "slow attention link",
     "expert node lost",
     "slow expert",
     "slow link",
@@ -20,10 +23,11 @@ Kind = Literal[
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Fault:
-    """`ordinal`: of a pod, or of a node; `times`: as long as usual, for `seconds`."""
+    """`ordinal`: of a pod, or of a node; `times`: as long as usual, or `late_s`: later than usual, for `seconds`."""
 
     at: float
     kind: Kind
     ordinal: int = 0
     times: float = 1.0
+    late_s: float = 0.0
     seconds: float = 0.0

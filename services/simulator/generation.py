@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
+from services.prefixes.page_names import PageNames, root_name
+
 OWN = 1 << 31  # ids from here on are those with which what is a conversation's own begins
 
 End = Literal["", "finished", "rejected", "timeout", "failed", "lost", "open"]
@@ -55,6 +57,11 @@ class Generation:
 
     def prompt_ids(self) -> tuple[int, ...]:
         return self.conversation.ids(self.prompt) if self.conversation else (0,) * self.prompt
+
+    def names(self, page_size: int) -> PageNames:
+        """The names of its pages. Without a conversation nobody else has these."""
+        salt = b"" if self.conversation is not None else b"%d" % self.number
+        return PageNames(root_name("", page_size, salt), page_size)
 
     def finish(self, end: End, at: float) -> None:
         self.end, self.ended = end, at

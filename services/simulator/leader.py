@@ -16,7 +16,7 @@ from services.membership.record import WorkerRecord
 from services.router.placement.balance_budget import BalanceBudget
 from services.router.placement.balancer import LOAD_S
 from services.router.placement.change import DRAIN_CALLS_S, gains
-from services.router.placement.leader import LOOK_S
+from services.router.placement.leader import LOOK_S, TICK_S
 from services.router.placement.load import Load
 from services.router.placement.load_reader import SLOW
 from services.router.placement.plan import Inputs, Plan, Shape, inputs_of, make_plan
@@ -24,25 +24,24 @@ from services.router.placement.table_view import TableView
 from services.router.placement.tables import to_table
 from services.simulator.deployment import Deployment
 from services.simulator.expert_pool import ExpertPool
-
-ExpertRecords = Callable[[], list[WorkerRecord]]
+from services.simulator.expert_registry import ExpertRegistry
 
 
 class SimulatedLeader:
-    """`records`: the expert workers that it takes for alive, `rate`: assignments of a layer per second, all experts;
+    """`registry`: of the expert workers taken for alive; `rate`: assignments of a layer per second, all experts;
     `published` is called with every new table."""
 
     def __init__(
         self,
         deployment: Deployment,
-        records: ExpertRecords,
+        registry: ExpertRegistry,
         pool: Callable[[], ExpertPool],
         rate: Callable[[], float],
         published: Callable[[Table, TableView], None],
         loop: asyncio.AbstractEventLoop,
         seed: int,
     ) -> None:
-        self._d, self._records, self._pool, self._rate, self._published = deployment, records, pool, rate, published
+        self._d, self._registry, self._pool, self._rate, self._published = deployment, registry, pool, rate, published
         self._loop, self._rng = loop, np.random.default_rng([seed, 3])
         shape = deployment.shape
         self._shape = Shape(
@@ -59,6 +58,7 @@ class SimulatedLeader:
 
     def wake(self) -> None:
         """A worker has come, gone, or wants to leave."""
+        self._registry.changed()
         self._changed.set()
 
     @property
@@ -68,7 +68,7 @@ class SimulatedLeader:
 
     def first_table(self) -> TableView:
         """The table of a cluster that has begun before this time: nothing has to be loaded for it."""
-        records = self._records()
+        records = self._registry.living()
         plan = self._plan(records)
         self.table = to_table(1, "simulated", plan.after, records)
         return plan.after
@@ -76,7 +76,7 @@ class SimulatedLeader:
     async def run(self) -> None:
         while True:
             self._changed.clear()
-            records = self._records()
+            records = await self._registry.alive()
             self._read_load()
             now = inputs_of(records, ()), self._load, self.table
             if self._seen is None or any(a is not b and a != b for a, b in zip(now, self._seen, strict=True)):
@@ -84,7 +84,7 @@ class SimulatedLeader:
                 plan = self._plan(records)
                 if plan.complete and plan.differs and await self._change(plan, records):
                     continue
-            await self._wait(LOOK_S)
+            await self._wait(self._look_s)
 
     def _plan(self, records: Sequence[WorkerRecord]) -> Plan:
         moves = 0 if self._balanced or self._budget is None else self._budget.moves(self._loop.time())
@@ -109,9 +109,9 @@ class SimulatedLeader:
         most = max(map(len, wanted.values()), default=0)
         done_at = self._loop.time() + most * self._d.expert_bytes / self._d.timing.expert_bytes_s
         while self._loop.time() < done_at - 1e-9:
-            await self._wait(done_at - self._loop.time())
+            await self._wait(min(self._look_s, done_at - self._loop.time()))
             self._changed.clear()
-            if not needs <= {record.boot_id for record in self._records()}:
+            if not needs <= {record.boot_id for record in await self._registry.alive()}:
                 self._seen = None
                 return True
         await asyncio.sleep(DRAIN_CALLS_S)
@@ -125,6 +125,11 @@ class SimulatedLeader:
             self._budget.spend(moved, self._loop.time())
         self._published(self.table, plan.after)
         return True
+
+    @property
+    def _look_s(self) -> float:
+        """Seconds until it looks again at the latest."""
+        return TICK_S if self._registry.has_suspects else LOOK_S
 
     async def _wait(self, seconds: float) -> None:
         try:

@@ -59,7 +59,7 @@ class PrefixReports:
 
     def _write(self, worker: SimulatedAttention, report: _Report) -> None:
         now, pages = self._loop.time(), worker.scheduler.pages
-        if worker.alive and report.pace.due(pages.changes, now):
+        if worker.life.alive and report.pace.due(pages.changes, now):
             found = PageFilter.over(pages.names())
             report.hint = PageHint(worker.boot_id, pages.page_size, pages.changes, found)
             report.pace.wrote(pages.changes, len(found.bits), now)

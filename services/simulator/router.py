@@ -15,27 +15,24 @@ from prometheus_client import CollectorRegistry
 from services.attention_worker.engine.scheduler import CannotFit
 from services.attention_worker.engine.sequence import Request
 from services.prefixes.page_hint import PageHint
-from services.router.requests.admission import Admission, AdmissionLimits, Place, Visit
+from services.router.requests.admission import Admission, AdmissionLimits, Visit
 from services.router.requests.admission_metrics import AdmissionMetrics
 from services.router.requests.callers import Caller
 from services.router.requests.errors import RouterError
+from services.router.requests.failover import recover
 from services.router.requests.prefix_hints import PrefixHints
 from services.router.requests.prefix_lookup import PrefixLookup
-from services.router.requests.progress import (
-    MAX_FAILURES_IN_A_ROW,
-    RETRY_PAUSE_S,
-    GenerationProgress,
-    retry_pause_s,
-)
+from services.router.requests.progress import RETRY_PAUSE_S, GenerationProgress
 from services.router.requests.worker_capacity import Capacity, capacity_of
 from services.router.requests.worker_choice import AttentionWorkerView, choose_worker
+from services.simulator.attempt import FAILURES, SimulatedAttempt
 from services.simulator.attention import Handed, SimulatedAttention
 from services.simulator.deployment import Deployment
 from services.simulator.generation import Generation
+from services.simulator.watch import TIMEOUTS, Watch
 
 BYTES_PER_TOKEN = 4  # of a body
 DIED = "the router has died"  # why its requests are cancelled
-PROGRESS_S = 600.0  # without a token that end a request, as StallTimeouts has it
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,6 +56,8 @@ class SimulatedRouter:
         self._changed = loop.create_future()
         self._prefixes = PrefixHints()
         self.open_on: Counter[str] = Counter()
+        self.attempts: dict[SimulatedAttempt, None] = {}  # in their order
+        self.watch = Watch(workers, self.attempts, self.open_on, loop)
         self.admission = Admission(
             lambda: self._capacity,
             AdmissionMetrics(CollectorRegistry()),
@@ -66,16 +65,23 @@ class SimulatedRouter:
             loop.time,
         )
 
-    def refresh(self, views: Sequence[AttentionWorkerView]) -> None:
-        """Takes the workers as their leases describe them."""
+    def look(self, number: int) -> None:
+        """Looks for workers that send nothing."""
+        self.watch.look(number, self._views)
+
+    def refresh(self, views: Sequence[AttentionWorkerView], *, probe: bool) -> None:
+        """Takes the workers as their leases describe them; with `probe` all are probed."""
         self._views = views
         serving = [view for view in views if view.serving]
+        usable = [view for view in serving if view.worker_id not in self.watch.suspects] or serving
         self._places = dict.fromkeys((view.worker_id for view in views), self._d.max_running)
         if serving:
-            found = capacity_of(serving, self._places, self.open_on, self._d.routers)
-            tokens = len(serving) * self._d.pages * self._d.page_size
+            found = capacity_of(usable, self._places, self.open_on, self._d.routers)
+            tokens = len(usable) * self._d.pages * self._d.page_size
             if (found, tokens) != (self._capacity.places, self._capacity.cached_tokens):
                 self._capacity = Capacity(found, tokens)
+        if probe:
+            self.watch.read(views)
         self._changed.set_result(None)
         self._changed = self._loop.create_future()
         self.admission.give()
@@ -102,60 +108,83 @@ class SimulatedRouter:
         place = visit.place()
         try:
             await place.granted()
-            end = await self._attempts(generation, visit, place)
+            end = await self._attempts(generation, visit)
             generation.finish("finished" if end else "failed", self._loop.time())
         finally:
             place.leave()
 
-    async def _attempts(self, generation: Generation, visit: Visit, place: Place) -> bool:
+    async def _attempts(self, generation: Generation, visit: Visit) -> bool:
         """Attempts until the answer is whole; false when it is given up."""
         progress, failed, progress_at = GenerationProgress(), set[str](), self._loop.time()
-        prompt = generation.prompt_ids()
+        prompt, source = generation.prompt_ids(), None
         while True:
-            pages = self._look_up(generation, (*prompt, *progress.emitted_ids))
-            cached = await pages.cached_tokens(self._views) if pages else {}
-            view = choose_worker(self._views, self.open_on, avoid=failed, cached=cached, places=self._places)
-            worker = self._workers.get(view.worker_id) if view else None
-            if view is None or worker is None or not worker.reachable:
-                if view is not None:
-                    failed.add(view.worker_id)
-                if self._loop.time() > progress_at + PROGRESS_S:
-                    return False
-                await asyncio.wait([self._changed], timeout=RETRY_PAUSE_S if view else PROGRESS_S)
-                continue
-            if pages is not None:
-                pages.sent_to(view)
+            ids = (*prompt, *progress.emitted_ids)
+            chosen = await self._worker(generation, ids, failed, progress_at + TIMEOUTS.progress_s)
+            if chosen is None:
+                return False
+            view, worker = chosen
             request = Request(
                 request_id=str(generation.number),
                 prompt_ids=prompt,
                 emitted_ids=tuple(progress.emitted_ids),
                 caller=visit.caller.number,
             )
-            attempt = progress.open_attempt()
-            generation.attempts = attempt
-            self.open_on[worker.worker_id] += 1
+            number = generation.attempts = progress.open_attempt()
             try:
-                await worker.submit(generation, request)
-                return True
+                handed = await self._attempt(SimulatedAttempt(view, number, worker, generation, request, source))
             except CannotFit:
                 return False
-            except Handed as handed:
-                why = handed.why
-            except asyncio.CancelledError:
-                worker.leave(generation)
-                raise
-            finally:
-                self.open_on[worker.worker_id] -= 1
+            if handed is None or handed.why == "expired":
+                return handed is None
             new = [SentToken(index) for index in range(progress.next_index, generation.tokens)]
-            if progress.accept(attempt, new):
+            if progress.accept(number, new):
                 progress_at = self._loop.time()
-            failed.add(worker.worker_id)
-            fruitless = progress.attempt_failed()
-            if why == "lost" and progress.worker_died() >= MAX_FAILURES_IN_A_ROW:
+            how = recover(progress, FAILURES[handed.why])
+            if how.avoid:
+                failed.add(worker.worker_id)
+            if how.first:
+                source = handed.source if how.keeps_pages else None
+            if how.quarantined:
                 return False
             if progress.next_index >= generation.answer:
                 return True
-            await asyncio.sleep(retry_pause_s(fruitless))
+            await asyncio.sleep(how.pause_s)
+
+    async def _worker(
+        self, generation: Generation, ids: Sequence[int], failed: set[str], until: float
+    ) -> tuple[AttentionWorkerView, SimulatedAttention] | None:
+        """The worker for these ids, once there is one that can be reached; None when there was none until then."""
+        pages = self._look_up(generation, ids)
+        while True:
+            cached = await pages.cached_tokens(self._views) if pages else {}
+            avoid = {*failed, *self.watch.suspects}
+            view = choose_worker(self._views, self.open_on, avoid=avoid, cached=cached, places=self._places)
+            worker = self._workers.get(view.worker_id) if view else None
+            if view is not None and worker is not None and worker.life.reachable:
+                if pages is not None:
+                    pages.sent_to(view)
+                return view, worker
+            if view is not None:
+                failed.add(view.worker_id)
+            if self._loop.time() > until:
+                return None
+            await asyncio.wait([self._changed], timeout=RETRY_PAUSE_S if view else TIMEOUTS.progress_s)
+
+    async def _attempt(self, attempt: SimulatedAttempt) -> Handed | None:
+        """Follows an attempt to its end; returns why it is to go on elsewhere, or None when the answer is whole."""
+        self.attempts[attempt] = None
+        self.open_on[attempt.worker.worker_id] += 1
+        try:
+            await attempt.ended
+        except Handed as handed:
+            return handed
+        except asyncio.CancelledError:
+            attempt.leave()
+            raise
+        finally:
+            del self.attempts[attempt]
+            self.open_on[attempt.worker.worker_id] -= 1
+        return None
 
     def _look_up(self, generation: Generation, ids: Sequence[int]) -> PrefixLookup | None:
         """What tells who has these ids cached; None where nobody can."""

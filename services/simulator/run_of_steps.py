@@ -41,6 +41,10 @@ class Run:
         """When so many steps are done."""
         return self.began + steps * self.first_s + self.growth_s * steps * (steps - 1) / 2
 
+    def whole_until(self, now: float) -> float:
+        """When the last step ended that is done; when the first one began, if that is under way."""
+        return self.after(min(max(0, int(self._done(now) + 1e-9)), self.steps - 1))
+
     def cut(self, now: float) -> bool:
         """Leaves out the steps that have not begun; returns whether there were any."""
         if self.steps == 1:
@@ -50,6 +54,15 @@ class Run:
         if changed:
             self.ends_at = self.after(steps)
         return changed
+
+    def split(self) -> Run:
+        """Leaves all but the last step; returns that one. Only for decodes."""
+        at, ends_at, left_s = self.after(self.steps - 1), self.ends_at, self.left_s
+        chunks = [Chunk(chunk.sequence, chunk.start + self.steps - 1, 1) for chunk in self.chunks]
+        last = Run(chunks, chunks, [], self.work, at, self.last_s, self.served_s)
+        last.ends_at, last.left_s = ends_at, left_s
+        self.keep(self.steps - 1)
+        return last
 
     def end_early(self, now: float) -> None:
         """Leaves out the step that is under way as well."""

@@ -36,7 +36,9 @@ class Scenario:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Played:
     """What became of a scenario. Pod-seconds until the last arrival; `blocked_s`: while steps waited for experts;
-    `prefix_queries`, `prefix_hits`: tokens of prompts that were looked up in caches, and that were there."""
+    `prefix_queries`, `prefix_hits`: tokens of prompts that were looked up in caches, and that were there; `migrated`:
+    sequences of draining workers whose pages all went along, `not_migrated`: those of which some were computed again.
+    """
 
     outcomes: Outcomes
     seconds: float
@@ -50,6 +52,9 @@ class Played:
     expert_pod_s: float
     prefix_queries: int
     prefix_hits: int
+    migrated: int
+    not_migrated: int
+    pages_moved: int
 
     def summary(self, slo: Slo, begin: float = 0.0) -> Summary:
         """What clients saw that came from `begin` on."""
@@ -94,18 +99,21 @@ async def _play(loop: VirtualLoop, scenario: Scenario, seed: int, progress: Call
         await asyncio.wait(served, timeout=DRAIN_S)
     if cluster.error is not None:
         raise cluster.error
-    leader = cluster.experts.leader
+    leader, done = cluster.experts.leader, cluster.attention.done()
     return Played(
         outcomes=cluster.outcomes,
         seconds=scenario.seconds,
-        steps=cluster.attention.steps,
-        preemptions=cluster.attention.preemptions,
+        steps=done.steps,
+        preemptions=done.preemptions,
         tables=leader.tables,
         experts_loaded=leader.loaded,
         rebalances=leader.rebalances,
         blocked_s=cluster.experts.blocked_s,
         attention_pod_s=pods_s[0],
         expert_pod_s=pods_s[1],
-        prefix_queries=cluster.attention.prefix_tokens[0],
-        prefix_hits=cluster.attention.prefix_tokens[1],
+        prefix_queries=done.queried,
+        prefix_hits=done.hit,
+        migrated=done.migrated,
+        not_migrated=done.computed,
+        pages_moved=done.pages,
     )

@@ -48,6 +48,7 @@ class StepTimes:
         fixed = 2 * (link.latency_s + own.trip.messages * link.message_s)
         rows_s = own.trip.out_s(link, ratio) + own.trip.back_s(link, ratio) - fixed
         travel = (fixed + pool.skew * rows_s) / d.device.factors.efficiency
+        pool.rows = rows + (callers - 1) * self.rows
         best, best_served = float("inf"), 0.0
         for groups in range(1, min(d.serving.groups, callers) + 1):
             launch = pool.layer_s(rows + (callers / groups - 1) * self.rows)

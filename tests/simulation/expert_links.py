@@ -17,8 +17,7 @@ from simulation.oracle import EXPERTS, Row
 
 from services.router.dispatch.call_latency import FEWEST, HedgeBudget, HedgeOptions, Latencies, size_of
 from services.router.dispatch.expert_workers import DEPARTED_LINK_S, PROBE_S
-from services.router.dispatch.link_health import HEALTHY_S, LOOK_S
-from services.router.dispatch.suspects import Suspects
+from services.router.dispatch.suspects import HEALTHY_S, LOOK_S, Suspects
 from services.router.dispatch.table import Key, key_of
 
 if TYPE_CHECKING:

@@ -10,11 +10,33 @@ from support.small_simulation import deployment
 
 from services.attention_worker import hint_pace
 from services.attention_worker.engine import pages, scheduler
+from services.attention_worker.migration import estimate
 from services.prefixes import page_filter, page_names
-from services.router.dispatch import retry
-from services.router.placement import balance_budget, plan
-from services.router.requests import admission, fair_queue, prefix_hints, prefix_lookup, progress, worker_choice
-from services.simulator import attention, expert_retry, leader, prefix_reports, router
+from services.router.dispatch import call_latency, retry, suspects
+from services.router.placement import balance_budget, plan, worker_registry
+from services.router.requests import (
+    admission,
+    failover,
+    fair_queue,
+    prefix_hints,
+    prefix_lookup,
+    progress,
+    stall_detector,
+    worker_choice,
+)
+from services.simulator import (
+    attention,
+    expert_lateness,
+    expert_registry,
+    expert_retry,
+    expert_side,
+    generation,
+    leader,
+    page_fetches,
+    prefix_reports,
+    router,
+    watch,
+)
 from services.simulator.cluster import SimulatedCluster
 from services.simulator.routing import Routing
 from services.simulator.virtual_time import NothingLeft, VirtualLoop, run
@@ -31,8 +53,14 @@ from services.simulator.virtual_time import NothingLeft, VirtualLoop, run
         (router, prefix_lookup, {"PrefixLookup"}),
         (prefix_reports, hint_pace, {"HintPace"}),
         (prefix_reports, page_filter, {"PageFilter"}),
-        (attention, page_names, {"PageNames"}),
-        (router, progress, {"GenerationProgress", "retry_pause_s", "MAX_FAILURES_IN_A_ROW"}),
+        (generation, page_names, {"PageNames"}),
+        (router, progress, {"GenerationProgress"}),
+        (router, failover, {"recover"}),
+        (watch, stall_detector, {"StallDetector"}),
+        (expert_lateness, call_latency, {"Latencies", "HedgeBudget"}),
+        (expert_side, suspects, {"Suspects"}),
+        (expert_registry, worker_registry, {"WorkerRegistry"}),
+        (page_fetches, estimate, {"TransferRate", "compute_s", "too_slow"}),
         (expert_retry, retry, {"choose_retry", "record_failure"}),
         (leader, plan, {"make_plan"}),
         (leader, balance_budget, {"BalanceBudget"}),

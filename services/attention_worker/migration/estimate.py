@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
+
+from services.attention_worker.engine.step_cost import StepCost
 
 FIRST_BYTES_PER_S = 200e6  # until a transfer was seen
 BEGIN_S = 0.02  # to connect, and for the first pages to come
@@ -24,6 +27,12 @@ class TransferRate:
         """Learns from a transfer; one of few bytes says only how long it takes to begin."""
         if seconds > BEGIN_S:
             self.bytes_per_s += NEW_SHARE * (size / seconds - self.bytes_per_s) if size else 0.0
+
+
+def compute_s(cost: StepCost, sequences: Iterable[tuple[int, int]], chunk: int) -> float:
+    """How long an engine would take for what sequences still lack. Each: tokens that it has, and all its tokens.
+    `chunk`: the most tokens of a step."""
+    return sum(cost.prompt_s(done, tokens - done, chunk) for done, tokens in sequences)
 
 
 def too_slow(came: int, to_come: int, seconds: float, compute_s: float) -> bool:

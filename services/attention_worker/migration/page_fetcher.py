@@ -18,7 +18,8 @@ from caracal_proto.attention_pb2_grpc import AttentionStub
 
 from services.attention_worker.engine.engine import Engine
 from services.attention_worker.engine.sequence import Request
-from services.attention_worker.migration.estimate import TransferRate
+from services.attention_worker.migration.estimate import TransferRate, compute_s
+from services.attention_worker.migration.limits import AT_ONCE
 from services.attention_worker.migration.stats import MigrationStats
 from services.attention_worker.migration.transfer import GivenUp, Transfer, next_reply
 from services.security.channels import Dialer
@@ -26,7 +27,6 @@ from services.security.identity import ATTENTION
 
 log = structlog.get_logger(__name__)
 
-AT_ONCE = 2  # sequences whose pages come; others wait, as they would for being computed
 TICK_S = 1.0  # how often the router hears that the sequence makes progress
 MESSAGE_BYTES = 2 << 20  # of a message, beside a page
 
@@ -143,11 +143,9 @@ class PageFetcher:
     def _compute_s(self, wanted: _Wanted) -> float:
         """How long the engine would take for what this sequence, and those that came before it, still lack."""
         cost, limits = self._engine.scheduler.cost, self._engine.limits
-        seconds = 0.0
-        for each in self._open[: self._open.index(wanted) + 1]:
-            done = (each.have + each.transfer.came) * limits.page_size
-            seconds += cost.prompt_s(done, each.tokens - done, limits.max_batch_tokens)
-        return seconds
+        ahead = self._open[: self._open.index(wanted) + 1]
+        found = (((each.have + each.transfer.came) * limits.page_size, each.tokens) for each in ahead)
+        return compute_s(cost, found, limits.max_batch_tokens)
 
     def _kept(self) -> frozenset[bytes]:
         return frozenset[bytes]().union(*(each.names for each in self._open))

@@ -15,13 +15,13 @@ from torch import Tensor
 
 from services.attention_worker.engine.page_exchange import PageExchange
 from services.attention_worker.migration.checksum import page_checksum
+from services.attention_worker.migration.limits import UNASKED_S
 from services.attention_worker.migration.stats import MigrationStats
 from services.prefixes.page_names import NAME_BYTES
 
 BATCH_BYTES = 16 << 20  # that are copied between two steps; a page at least
 MESSAGE_BYTES = 1 << 20  # as well
 MOST_CALLS = 16  # at once
-UNASKED_S = 2.0  # without a call: nobody will make one
 LOOK_S = 0.05
 
 

@@ -14,9 +14,9 @@ from caracal_proto import attention_pb2
 from services.attention_worker.engine.page_exchange import PageExchange
 from services.attention_worker.migration.checksum import page_checksum
 from services.attention_worker.migration.estimate import too_slow
+from services.attention_worker.migration.limits import INSERT_BYTES
 from services.attention_worker.migration.stats import Fallback
 
-INSERT_BYTES = 16 << 20  # that are copied between two steps; a page at least
 LEAST_WAIT_S, MOST_WAIT_S = 0.5, 5.0  # for the next pages
 _UNREACHABLE = {grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.UNKNOWN, grpc.StatusCode.INTERNAL}
 

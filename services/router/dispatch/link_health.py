@@ -16,14 +16,12 @@ from services.process.thread_name import name_this_thread
 from services.router.dispatch.call_latency import NEVER, HedgeBudget, HedgeOptions, Latencies, size_of
 from services.router.dispatch.errors import DispatchError
 from services.router.dispatch.links import Scatterer
-from services.router.dispatch.suspects import Suspects
+from services.router.dispatch.suspects import HEALTHY_S, LOOK_S, Suspects
 from services.router.dispatch.table import Key
 
 log = structlog.get_logger(__name__)
 
 READ_S = 0.5  # between two readings of latencies
-LOOK_S = 0.05  # between two looks at who is to be probed, while there are suspects
-HEALTHY_S = 0.1  # a probe that takes no longer than this, or than a call that is not overdue, is answered in time
 CLOSE_S = 1.0
 
 

@@ -18,6 +18,7 @@ from caracal_proto.tensors import dtype_name
 from torch import Tensor
 
 from services.router.dispatch.errors import InvalidReply, NotLoaded, StaleEpoch
+from services.router.dispatch.heartbeats import HEARTBEAT_S, SILENT_BEATS
 from services.router.dispatch.links import ExpertRequest, Link, ScatterRequest, Sessions
 from services.router.dispatch.native_link import NONE, NativeLink, NativeStats
 from services.router.dispatch.native_open import Opened
@@ -31,8 +32,6 @@ if TYPE_CHECKING:
     from services.transport._native import Client, Sent
 
 Seen = tuple[Sequence[Link], Collection[int], int]  # links, those of them that are used, and the generation
-HEARTBEAT_S = 0.05  # between signs of life while a wait lasts
-SILENT_BEATS = 10  # without one, the worker is gone: half a second
 
 
 @dataclass(frozen=True, slots=True)

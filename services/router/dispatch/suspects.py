@@ -12,6 +12,8 @@ from collections.abc import Collection, Hashable
 from dataclasses import dataclass
 from typing import Generic, TypeVar
 
+LOOK_S = 0.05  # between two looks at who is to be probed, while there are suspects
+HEALTHY_S = 0.1  # a probe that takes no longer than this, or than a call that is not overdue, is answered in time
 OVERDUE = 3  # calls in a row that another worker has answered first
 HEALTHY = 2  # probes in a row that are answered in time
 FIRST_PROBE_S, LAST_PROBE_S = (

@@ -234,8 +234,7 @@ class AttentionWorkerPool:
             pause_s = self._refresh_s * (0.4 if not self.serving else 1 if self.attempts else 2)
             for look in range(math.ceil(pause_s / LOOK_S)):
                 await asyncio.sleep(min(LOOK_S, pause_s))
-                if look % 3 == 2 or self._someone_is_quiet():  # attempts may be many, workers are few
-                    self._stalls.check(self.workers, self.attempts)
+                self._stalls.look(look, self.workers, self.attempts, self.open_on)
 
     async def refresh(self) -> None:
         """Reads the list once; gives up attempts that send nothing."""
@@ -312,9 +311,6 @@ class AttentionWorkerPool:
             code = error.code().name if isinstance(error, grpc.aio.AioRpcError) else "no answer in time"
             log.info("attention worker does not answer Describe", worker=worker.worker_id, code=code)
             return None
-
-    def _someone_is_quiet(self) -> bool:
-        return any(self._stalls.is_quiet(worker) for worker in self.workers if self.open_on[worker.worker_id])
 
     def _received_at(self, worker: AttentionWorkerView) -> float:
         stream = self._streams.get(worker.address)

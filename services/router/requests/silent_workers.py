@@ -30,9 +30,14 @@ class StallTimeouts:
 class OpenAttempt(Protocol):
     """The fields of an attempt that are read here."""
 
-    worker: AttentionWorkerView
-    last_event_at: float
-    complete: bool
+    @property
+    def worker(self) -> AttentionWorkerView: ...
+
+    @property
+    def last_event_at(self) -> float: ...
+
+    @property
+    def complete(self) -> bool: ...
 
 
 AttemptT = TypeVar("AttemptT", bound=OpenAttempt)
