@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
 from collections.abc import Iterator
 
 import pytest
+from support.broken_worker import broken_worker
 from support.cluster_harness import ClusterUnderTest, answer_of, running_cluster, until
-from support.worker_processes import REPO
 
 from services.membership.overview import Overview
 
@@ -25,32 +22,9 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ClusterUnderTe
     )
 
 
-def joined(cluster: ClusterUnderTest) -> subprocess.Popen[bytes]:
-    """One more expert worker of this cluster, which does not look at its own weights."""
-    local = cluster.local
-    inherited = {key: value for key, value in os.environ.items() if not key.startswith("CARACAL_")}
-    given = {
-        "MODEL": str(local.settings.model),
-        "REDIS_URL": local.redis_url,
-        "CLUSTER": local.cluster,
-        "CLUSTER_KEY_FILE": str(local.key_file),
-        "WORKER_ID": WRONG,
-        "SCRUB_S": "0",
-        "THREADS": "1",
-    }
-    paths = os.pathsep.join(str(REPO / part) for part in (".", "kernels", "proto", "tests"))
-    return subprocess.Popen(
-        [sys.executable, "-m", "support.flickering_weights"],
-        env=inherited | {"PYTHONPATH": paths} | {f"CARACAL_{name}": value for name, value in given.items()},
-        cwd=REPO,
-        stderr=subprocess.DEVNULL,
-    )
-
-
 def test_it_is_left_out_and_answers_are_right_again(cluster: ClusterUnderTest) -> None:
     expected = answer_of(cluster)
-    worker = joined(cluster)
-    try:
+    with broken_worker(cluster, "flickering_weights", WRONG, {}):
         until(lambda: cluster.placed().get(WRONG, 0) > 0, "it gets no experts", 30)
 
         def warning() -> str:
@@ -62,6 +36,3 @@ def test_it_is_left_out_and_answers_are_right_again(cluster: ClusterUnderTest) -
         states = {one.worker_id: one.state for one in cluster.records("expert")}
         assert states == {"expert-0": "serving", "expert-1": "serving", WRONG: "quarantined"}
         assert answer_of(cluster) == expected
-    finally:
-        worker.kill()
-        worker.communicate()

@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-import os
 import re
-import subprocess
-import sys
 import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from support.broken_worker import broken_worker
 from support.cluster_harness import ClusterUnderTest, answer_of, running_cluster, until
-from support.worker_processes import REPO
 
 from services.cli.scale import serves
 from services.cli.status_rows import rows
@@ -29,31 +26,6 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ClusterUnderTe
     yield from running_cluster(tmp_path_factory.mktemp("flipped"))
 
 
-def joined(cluster: ClusterUnderTest, when: Path) -> subprocess.Popen[bytes]:
-    """One more attention worker of this cluster, whose weights are not compared with their checksums."""
-    local = cluster.local
-    inherited = {key: value for key, value in os.environ.items() if not key.startswith("CARACAL_")}
-    given = {
-        "MODEL": str(local.settings.model),
-        "REDIS_URL": local.redis_url,
-        "CLUSTER": local.cluster,
-        "CLUSTER_KEY_FILE": str(local.key_file),
-        "WORKER_ID": WRONG,
-        "SCRUB_S": "0",
-        "THREADS": "1",
-        "GOLDEN_SHARE": "0.1",  # so that a busy machine has its rounds in time, too
-    }
-    paths = os.pathsep.join(str(REPO / part) for part in (".", "kernels", "proto", "tests"))
-    return subprocess.Popen(
-        [sys.executable, "-m", "support.flipped_attention"],
-        env=inherited
-        | {"PYTHONPATH": paths, "FLIP_WHEN": str(when)}
-        | {f"CARACAL_{name}": value for name, value in given.items()},
-        cwd=REPO,
-        stderr=subprocess.DEVNULL,
-    )
-
-
 def serving(cluster: ClusterUnderTest) -> dict[str, WorkerRecord]:
     return {one.worker_id: one for one in cluster.records("attention") if serves(one)}
 
@@ -68,8 +40,8 @@ def metric(record: WorkerRecord, name: str) -> float:
 def test_it_is_in_quarantine_and_serves_on_alone(cluster: ClusterUnderTest, tmp_path: Path) -> None:
     expected = answer_of(cluster)
     when = tmp_path / "flip"
-    worker = joined(cluster, when)
-    try:
+    # A larger share of its time, so that a busy machine has its rounds in time, too.
+    with broken_worker(cluster, "flipped_attention", WRONG, {"FLIP_WHEN": str(when), "CARACAL_GOLDEN_SHARE": "0.1"}):
         until(lambda: WRONG in serving(cluster), "it does not serve", 30)
         cluster.query(lambda: cluster.membership.set_desired("attention", 0))
         until(lambda: set(serving(cluster)) == {WRONG}, "it is not alone", 30)
@@ -97,6 +69,3 @@ def test_it_is_in_quarantine_and_serves_on_alone(cluster: ClusterUnderTest, tmp_
 
         cluster.query(lambda: cluster.membership.set_desired("attention", 1))
         until(lambda: answer_of(cluster) == expected, "another one has joined, and gives no right answer", 30)
-    finally:
-        worker.kill()
-        worker.communicate()
