@@ -62,8 +62,8 @@ class Amount:
             except Infeasible as error:
                 return error
         return BadPlan(
-            f"{traffic.rate:g} requests/s take more than the {self.devices:,} {m.device.name} {self.limit}; the nearest "
-            f"that is feasible: --rate {_down(rate)}"
+            f"{traffic.rate:g} requests/s take more than the {self.devices:,} {m.device.name} {self.limit}; "
+            f"the nearest that is feasible: --rate {_down(rate)}"
         )
 
     def nearest(self, m: Machine, traffic: Traffic, slo: Slo, rate: float) -> str:

@@ -33,7 +33,10 @@ Model = Annotated[str | None, typer.Argument(help=MODEL_HELP)]
 Memory = Annotated[float, number("GB that one expert worker has for experts.", 0.001)]
 AttentionMemory = Annotated[float, number("GB that one attention worker has.", 0.001)]
 Gpu = Annotated[str, typer.Option(help=GPU_HELP, autocompletion=gpu_names)]
-Gpus = Annotated[int, typer.Option(help="How many there are; 0: as few as --rate takes, or as many as --budget buys.", min=0, max=8192)]
+Gpus = Annotated[
+    int,
+    typer.Option(help="How many there are; 0: as few as --rate takes, or as many as --budget buys.", min=0, max=8192),
+]
 Budget = Annotated[float, number("USD an hour, at most; with --rate the fewest that serve it.")]
 LinkName = Annotated[str, typer.Option(help="Between them: infiniband, efa, nvlink, nvl72, ub, 100gbe, loopback.")]
 Price = Annotated[float, number("USD an hour of one; 0: the profile's.")]

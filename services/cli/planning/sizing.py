@@ -28,6 +28,7 @@ class Sizing:
     expert_workers: int
     prompt_devices: int
     replicas: int
+    experts: int  # of all layers, each once
     experts_per_worker: int
     experts_fit: int
     pages: int
@@ -44,10 +45,7 @@ class Sizing:
                 f"{self.routers}, {self.attention_workers}, {self.expert_workers}",
             ),
             ("replicas of each expert", str(self.replicas)),
-            (
-                "experts on an expert worker, that it has memory for",
-                f"{self.experts_per_worker:,}, {self.experts_fit:,}",
-            ),
+            ("experts on an expert worker", self._experts()),
             (
                 "weights of an attention device, of an expert device",
                 f"{self.attention_gb:.4g} GB, {self.expert_gb:.4g} GB",
@@ -65,6 +63,10 @@ class Sizing:
             found.append(("n-gram tables, in memory of each attention pod", f"{self.tables_gb:.4g} GB"))
         return found
 
+    def _experts(self) -> str:
+        spare = self.experts_fit - self.experts_per_worker
+        return f"{self.experts_per_worker:,}" + (f", with memory for {spare:,} more" if spare else "")
+
     def to_dict(self) -> dict[str, Any]:
         return asdict(self)
 
@@ -74,7 +76,8 @@ def sizing(m: Machine, one: Candidate, traffic: Traffic) -> Sizing:
     shape, apart = m.shape, one.way == "separate"
     expert_workers = one.experts or one.attention
     replicas = m.replicas if apart else 1
-    per_worker = math.ceil(shape.layers * shape.experts * replicas / expert_workers)
+    experts = shape.layers * shape.experts
+    per_worker = math.ceil(experts * replicas / expert_workers)
     expert_bytes = shape.expert_params * BYTES[m.serving.expert_dtype]
     free = m.device.memory_bytes * GPU_PERCENT / 100 if apart else per_worker * expert_bytes
     return Sizing(
@@ -83,6 +86,7 @@ def sizing(m: Machine, one: Candidate, traffic: Traffic) -> Sizing:
         expert_workers=expert_workers,
         prompt_devices=one.prefill,
         replicas=replicas,
+        experts=experts,
         experts_per_worker=per_worker,
         experts_fit=max(per_worker, int(free // expert_bytes)),
         pages=one.memory.pages,
