@@ -42,13 +42,14 @@ class Answer:
 
 @dataclass(frozen=True, slots=True)
 class Infeasible(Exception):
-    """No deployment does what is wanted. `nearest`: what can be had instead, in words."""
+    """No deployment does what is wanted. `options`: of the promises that come nearest; `by`: what keeps them."""
 
     why: str
-    nearest: str
+    options: tuple[str, ...]
+    by: str
 
     def __str__(self) -> str:
-        return f"{self.why}; the nearest that is feasible: {self.nearest}"
+        return f"{self.why}; the nearest that is feasible: {' '.join(self.options)} ({self.by})"
 
 
 def answer(m: Machine, devices: int, traffic: Traffic, slo: Slo, judged: Sequence[Judged]) -> Answer:
@@ -56,7 +57,7 @@ def answer(m: Machine, devices: int, traffic: Traffic, slo: Slo, judged: Sequenc
     found = frontier(m, devices, traffic)
     chosen = best(m, devices, traffic, slo)
     if not chosen:
-        raise Infeasible(f"no deployment of {devices} {m.device.name} meets the SLO", _nearest(found, slo))
+        raise _nearest(found, slo, f"no deployment of {devices} {m.device.name} meets the SLO")
     winner = max(chosen.values(), key=lambda one: one.rate)
     others = [one.rate for one in chosen.values() if (one.way == "separate") != (winner.way == "separate")]
     return Answer(
@@ -101,7 +102,7 @@ def _share_left(m: Machine, one: Candidate, split: Split, traffic: Traffic, slo:
     return min(1.0, left.rate / one.rate) if left is not None else 0.0
 
 
-def _nearest(found: Sequence[Candidate], slo: Slo) -> str:
+def _nearest(found: Sequence[Candidate], slo: Slo, why: str) -> Infeasible:
     """The promises that come nearest, as options, rounded up."""
     fastest = min(found, key=lambda one: max(one.step.tpot_s / slo.itl_s, one.ttft_s / slo.ttft_s))
     options = []
@@ -109,7 +110,7 @@ def _nearest(found: Sequence[Candidate], slo: Slo) -> str:
         options.append(f"--itl {_up(1e3 * fastest.step.tpot_s)}")
     if fastest.ttft_s > slo.ttft_s:
         options.append(f"--ttft {_up(fastest.ttft_s)}")
-    return f"{' '.join(options)} ({fastest.way}, {fastest.sequences} sequences of an attention worker)"
+    return Infeasible(why, tuple(options), f"{fastest.way}, {fastest.sequences} sequences of an attention worker")
 
 
 def _up(value: float) -> str:

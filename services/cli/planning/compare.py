@@ -17,7 +17,7 @@ from services.membership.record import ROLES
 
 COUNTS = ("attention_workers", "expert_workers", "routers")
 ROLE_OF = {"attention_workers": "attention", "expert_workers": "expert", "routers": "router"}
-NUMBERS = (*COUNTS, "tp", "replicas", "experts", "experts_per_worker", "max_running", "pages")
+NUMBERS = (*COUNTS, "tp", "replicas", "model_experts", "experts_per_worker", "max_running", "pages")
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,7 +54,7 @@ def rows(plan: Plan, overview: Overview) -> list[tuple[str, str, str, bool]]:
         each = f" of {planned['tp']} devices each" if name == "attention_workers" else ""
         found.append((name.replace("_", " "), f"{planned[name]}{each}", f"{count} serving", count >= planned[name]))
     loaded = [one.loaded for one in overview.workers if one.role == "expert" and one.loaded]
-    copies = sum(loaded) / planned["experts"] if planned["experts"] else 0.0
+    copies = sum(loaded) / max(1, planned["model_experts"])
     found.append(
         ("replicas of an expert, on average", str(planned["replicas"]), f"{copies:.2f}", copies >= planned["replicas"])
     )

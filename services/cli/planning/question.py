@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from functools import cache
 from pathlib import Path
 
 from services.cli.planning.amount import Amount, amount_of
@@ -63,7 +64,6 @@ class Found:
     question: Question
     machine: Machine
     answer: Answer
-    judged: list[Judged]
     cut: str = ""
 
 
@@ -99,14 +99,20 @@ def machine_of(q: Question) -> Machine:
     )
 
 
+@cache
+def judged() -> tuple[Judged, ...]:
+    """What the model says of all that is published, with the package's own profiles."""
+    return tuple(judge(profiles()))
+
+
 def ask(q: Question) -> Found:
     """Raises BadPlan, with the nearest that is feasible."""
-    machine, judged = machine_of(q), judge(profiles())
-    _check_length(q, machine)
+    machine = machine_of(q)
     amount = amount_of(q.gpus, q.budget_h, machine)
+    _check_length(q, machine, amount)
     try:
         devices = amount.devices if q.gpus or not q.traffic.rate else amount.least_for(machine, q.traffic, q.slo)
-        found = answer(machine, devices, q.traffic, q.slo, judged)
+        found = answer(machine, devices, q.traffic, q.slo, judged())
     except NoRoom:
         raise BadPlan(_no_room(q, machine, amount)) from None
     except Infeasible as error:
@@ -117,36 +123,53 @@ def ask(q: Question) -> Found:
             f"SLO, not {q.traffic.rate:g}; "
             f"the nearest that is feasible: {amount.nearest(machine, q.traffic, q.slo, found.winner.rate)}"
         )
-    return Found(q, machine, found, judged, "" if q.traffic.rate else amount.cut)
+    return Found(q, machine, found, "" if q.traffic.rate else amount.cut)
 
 
-def _check_length(q: Question, machine: Machine) -> None:
-    t, longest, name = q.traffic, machine.shape.longest, machine.shape.name
+def _check_length(q: Question, m: Machine, amount: Amount) -> None:
+    t, longest = q.traffic, m.shape.longest
     if t.prompt + t.answer <= longest:
         return
-    said = f"prompt and answer have {t.prompt + t.answer:,.0f} tokens, {name} takes {longest:,}"
-    nearest = f"--prompt {longest - t.answer:.0f}" if t.answer < longest else f"--prompt 1 --answer {longest - 1}"
+    said = f"prompt and answer have {t.prompt + t.answer:,.0f} tokens, {m.shape.name} takes {longest:,}"
+    shorter = replace(t, prompt=longest - t.answer) if t.answer < longest else replace(t, prompt=1, answer=longest - 1)
+    options = [f"--prompt {int(shorter.prompt)}", *([f"--answer {longest - 1}"] if t.answer >= longest else [])]
+    nearest = _kept(q, m, amount.devices, shorter, options)
     raise BadPlan(f"{said}; the nearest that is feasible: {nearest}")
 
 
-def _no_room(q: Question, machine: Machine, amount: Amount) -> str:
+def _no_room(q: Question, m: Machine, amount: Amount) -> str:
     """What does not fit, and how many devices or which shorter requests would."""
-    t, dtype, name = q.traffic, machine.serving.expert_dtype, machine.shape.name
-    if least := least_devices(machine, t, amount.most):
-        return (
-            f"{amount.devices} {q.gpu} do not hold {name} in {dtype} and a request of {t.prompt + t.answer:,.0f} "
-            f"tokens; the nearest that is feasible: --gpus {least}"
-        )
+    t, model = q.traffic, f"{m.shape.name} in {m.serving.expert_dtype}"
+    request = f"a request of {t.prompt + t.answer:,.0f} tokens"
+    if least := least_devices(m, t, amount.most):
+        options = [f"--gpus {least}"] if q.gpus or not q.budget_h else []
+        if q.budget_h and least * m.price_h > q.budget_h:
+            options.append(f"--budget {least * m.price_h:g}")
+        nearest = _kept(q, m, least, t, options)
+        return f"{amount.devices} {q.gpu} do not hold {model} and {request}; the nearest that is feasible: {nearest}"
     low, high = 0, int(t.prompt)  # the longest prompt that fits, and one that does not
     while high - low > 1:
         middle = (low + high) // 2
-        low, high = (middle, high) if fits(machine, amount.most, replace(t, prompt=middle)) else (low, middle)
-    if low:
-        return (
-            f"no number of {q.gpu} up to {amount.most:,} holds {name} in {dtype} and a request of "
-            f"{t.prompt + t.answer:,.0f} tokens; the nearest that is feasible: --prompt {low}"
+        low, high = (middle, high) if fits(m, amount.most, replace(t, prompt=middle)) else (low, middle)
+    said = f"no number of {q.gpu} up to {amount.most:,} holds {model}"
+    if not low:
+        return f"{said}: try --weights or a --gpu with more memory than {m.device.memory_bytes / 1e9:g} GB"
+    shorter = replace(t, prompt=low)
+    if not fits(m, amount.devices, shorter):  # of a given number of devices
+        least = least_devices(m, shorter, amount.most)
+        return f"{said} and {request}; the nearest that is feasible: " + _kept(
+            q, m, least, shorter, [f"--prompt {low}", f"--gpus {least}"]
         )
-    return (
-        f"no number of {q.gpu} up to {amount.most:,} holds {name} in {dtype}: try --weights or a --gpu with more "
-        f"memory than {machine.device.memory_bytes / 1e9:g} GB"
-    )
+    nearest = _kept(q, m, amount.devices, shorter, [f"--prompt {low}"])
+    return f"{said} and {request}; the nearest that is feasible: {nearest}"
+
+
+def _kept(q: Question, m: Machine, devices: int, traffic: Traffic, options: list[str]) -> str:
+    """Options with which there is room, and those of an SLO that can be kept then."""
+    try:
+        answer(m, devices, traffic, q.slo, judged())
+    except Infeasible as error:
+        options = [*options, *error.options]
+    except NoRoom:
+        pass
+    return " ".join(options)

@@ -28,7 +28,7 @@ class Sizing:
     expert_workers: int
     prompt_devices: int
     replicas: int
-    experts: int  # of all layers, each once
+    model_experts: int  # of all layers, each once
     experts_per_worker: int
     experts_fit: int
     pages: int
@@ -86,7 +86,7 @@ def sizing(m: Machine, one: Candidate, traffic: Traffic) -> Sizing:
         expert_workers=expert_workers,
         prompt_devices=one.prefill,
         replicas=replicas,
-        experts=experts,
+        model_experts=experts,
         experts_per_worker=per_worker,
         experts_fit=max(per_worker, int(free // expert_bytes)),
         pages=one.memory.pages,
