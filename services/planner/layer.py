@@ -113,7 +113,7 @@ def separate(shape: Shape, load: Load, serving: Serving, pools: Pools) -> Layer:
     """The best way in which the two pools take turns: groups of attention workers, or micro-batches of each."""
     found = [
         _separate(shape, load, serving, pools, groups, parts)
-        for groups in range(1, min(serving.groups, pools.attention) + 1)
+        for groups in range(1, max(1, min(serving.groups, pools.attention // serving.tp)) + 1)
         for parts in range(1, serving.micro_batches + 1)
     ]
     return min(found, key=lambda layer: layer.total)
