@@ -164,6 +164,8 @@ def _layout(m: Machine, way: Way, split: Split, traffic: Traffic) -> Layout | No
     lacks_prompts = way == "prefill apart" and prompts < m.serving.tp
     if attention < m.serving.tp or lacks_prompts or (way == "separate" and experts < least_experts(m)):
         return None
+    if m.serving.mlp_tp > attention:
+        m = replace(m, serving=replace(m.serving, mlp_tp=1))
     most = room(m, way, split, traffic)
     return Layout(m, way, split, most) if most >= 1 else None
 
@@ -177,7 +179,7 @@ def _servings(m: Machine, way: Way, devices: int) -> Iterator[Serving]:
             apart = way == "separate"
             # Four devices share the dense MLPs, as the report's do; Caracal's ranks share attention with them, or
             # nothing.
-            shared = 1 if apart or min(m.node, devices) < MLP_TP or not m.shape.dense_ffn else MLP_TP
+            shared = 1 if apart or m.node < MLP_TP or not m.shape.dense_ffn else MLP_TP
             yield replace(m.serving, tp=tp, drafts=count, deduplicated=apart, mlp_tp=shared)
 
 

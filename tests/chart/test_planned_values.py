@@ -45,6 +45,7 @@ def test_values_of_gpus_render_with_the_planned_sizes(
     experts, attention = (find(objects, "StatefulSet", f"caracal-{role}") for role in ("expert", "attention"))
     assert experts["spec"]["replicas"] == values["expert"]["replicas"]
     assert attention["spec"]["replicas"] == values["attention"]["replicas"]
+    assert values["attention"]["maxItlMs"] == (40 if "--itl" in more else 50)  # the SLO that was planned for
     gpus = values["attention"]["replicas"] * values["attention"]["tp"] + values["expert"]["replicas"]
     assert gpus == count
     limits = attention["spec"]["template"]["spec"]["containers"][0]["resources"]["limits"]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import re
 from typing import Any
 
@@ -109,6 +110,8 @@ def _attention(found: Found, one: Candidate, size: Sizing, cpu: bool) -> dict[st
             one.serving.tp * (one.memory.dense_bytes + one.memory.pages * one.memory.page_bytes), cpu, tables
         ),
     }
+    if math.isfinite(itl_s := found.question.slo.itl_s):
+        section["maxItlMs"] = max(1, math.floor(1e3 * itl_s))
     if tables:
         section["shmSize"] = f"{_gib(tables + GIB)}Gi"
     if not cpu:
