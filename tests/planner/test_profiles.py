@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -134,10 +135,10 @@ def test_a_file_that_is_no_profile_is_named(tmp_path: Path, text: str, said: str
 def test_a_device_without_a_price_asks_for_one(tmp_path: Path) -> None:
     file = tmp_path / "own.toml"
     file.write_text(f"[devices.x]\n{WHOLE.replace('price_h = 2', '')}")
-    asked = {"model": "flash-chat", "gpu": "x", "budget_h": 10.0, "traffic": Traffic(), "slo": Slo(), "profile": file}
+    asked = Question(model="flash-chat", gpu="x", budget_h=10.0, traffic=Traffic(), slo=Slo(), profile=file)
     with pytest.raises(BadPlan, match="the profile of x has no price_h: give --price"):
-        machine_of(Question(**asked))
-    assert machine_of(Question(**asked, price_h=3.0)).price_h == 3
+        machine_of(asked)
+    assert machine_of(replace(asked, price_h=3.0)).price_h == 3
 
 
 def test_a_calibrated_profile_of_a_known_device_runs_what_that_one_runs(tmp_path: Path) -> None:

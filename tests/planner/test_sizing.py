@@ -17,7 +17,13 @@ SLO = Slo(itl_s=0.05, ttft_s=5.0)
 def found(replicas: int = 1, acceptance: float = 0.8) -> Found:
     return ask(
         Question(
-            model="flash-chat", gpu="h800", gpus=64, replicas=replicas, acceptance=acceptance, traffic=Traffic(), slo=SLO
+            model="flash-chat",
+            gpu="h800",
+            gpus=64,
+            replicas=replicas,
+            acceptance=acceptance,
+            traffic=Traffic(),
+            slo=SLO,
         )
     )
 
