@@ -34,7 +34,7 @@ class Judged:
 
 @dataclass(frozen=True, slots=True)
 class Sureness:
-    """Of one kind of question, where nothing was fitted, as factors: 1.2 is 20 % more, or as much less.
+    """Errors of one kind of question where nothing was fitted, as factors: 1.2 is 20 % more, or as much less.
 
     `typical`: e to the root of the mean square of logarithms. `under`, `over`: the worst in each direction; 1: none.
     """

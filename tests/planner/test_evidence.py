@@ -95,7 +95,7 @@ def test_only_an_error_that_would_undo_the_answer_counts() -> None:
 
 
 def test_constants_that_were_chosen_by_hand_count_as_a_fit(judged: list[Judged]) -> None:
-    """Of rows whose own figures a factor, a link or a constant was chosen by, none is called a test."""
+    """None of the rows whose own figures a factor, a link or a constant was chosen by is called a test."""
     tested = [one.row for one in judged if one.row.use == "tested"]
     assert not [row.name for row in tested if "Table 6" in row.source and row.name.startswith("LongCat")]
     assert not [row.name for row in tested if "xDeepServe" in row.source]
