@@ -58,10 +58,11 @@ def rows_table() -> str:
         body.append((row.name, row.source, row.unit, _number(row.published), _number(one.predicted), error, row.use))
     said = [f"{kind}: {s.typical:.2f} ({s.tested} rows)" for kind in KINDS if (s := sureness(judged, kind)).tested]
     gain = sureness(judged, "gain of separating")
+    less, more = (f"up to {times:.2f} times too" if times > 1 else "never too" for times in (gain.under, gain.over))
     foot = (
         "Where nothing was fitted, the model is off by a factor of (e to the root of the mean square of ln(predicted / "
-        f"published)) {'; '.join(said)}. Gains of separating: up to {gain.under:.2f} times too small, up to "
-        f"{gain.over:.2f} times too large.\n\nSeparate or colocated, the sign is right in: "
+        f"published)) {'; '.join(said)}. Gains of separating: {less} small, {more} large.\n\n"
+        "Separate or colocated, the sign is right in: "
         + "; ".join(f"{use}: {right} of {asked}" for use in USES for right, asked in (signs(judged, use),))
         + f". Separate pools are clearly ahead from {100 * (decisive(judged, apart=True) - 1):.0f} % on, colocated "
         f"experts from {100 * (decisive(judged, apart=False) - 1):.0f} % on."
