@@ -34,7 +34,6 @@ def calibrate(path: Path, *, smoke: bool = False) -> None:
         memory_bytes=float(os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")),
         memory_bytes_s=max(one["plain_bytes_s"], one["huge_bytes_s"]),
         flops={"bf16": one["flops_s"]},
-        shared_memory=True,
     )
     link = Link(name="loopback", bytes_s=wire.bytes_s, latency_s=wire.latency_s, message_s=wire.message_s)
     values = fit([(each.point, each.seconds) for each in measured], device, link)
@@ -60,7 +59,6 @@ def profile(device: Device, link: Link, wire: SocketLink, measured: Sequence[Mea
         f"memory_gb_s = {device.memory_bytes_s / 1e9:.4g}",
         f"tflops = {{ bf16 = {device.flops['bf16'] / 1e12:.4g} }}",
         "price_h = 0.05",
-        "shared_memory = true",
         'sources = { memory_gb_s = "measured here: one thread", tflops = "measured here: one thread", '
         'price_h = "assumed" }',
         f"factors = "
