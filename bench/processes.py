@@ -22,6 +22,7 @@ from services.transport.native_extension import unavailable
 REPO = Path(__file__).resolve().parent.parent
 _OURS = [str(REPO / part) for part in ("", "kernels", "proto")]
 Behind = Callable[[ExitStack, Path], dict[str, str]]
+WITHOUT_PREFIX_CACHE = {"CARACAL_PREFIX_CACHE": "0"}
 PATH = os.pathsep.join([*_OURS, *filter(None, [os.environ.get("PYTHONPATH")])])
 
 
@@ -56,7 +57,7 @@ def redis_binary() -> str:
 
 @dataclass(frozen=True)
 class Cluster:
-    """A router, an attention worker and expert workers on loopback. `grpc`: address of the router's gRPC API.
+    """A router, attention workers and expert workers on loopback. `grpc`: address of the router's gRPC API.
 
     `pids` has a role's processes: router, attention_worker, expert_worker.
     """
@@ -96,12 +97,18 @@ def redis_server(directory: Path) -> Iterator[str]:
         yield f"redis://127.0.0.1:{port}/0"
 
 
+def settings_of(model: Path, attention: int, experts: int, link: str = "") -> LocalSettings:
+    """The settings that `caracal up` would have."""
+    return LocalSettings(model=model, attention=attention, expert=experts, link=link or best_link())
+
+
 @contextmanager
 def cluster(
     model: Path,
     directory: Path,
     *,
     experts: int = 1,
+    attention: int = 1,
     link: str = "",
     delay_s: float | None = None,
     behind: Behind | None = None,
@@ -110,15 +117,14 @@ def cluster(
 ) -> Iterator[Cluster]:
     """Yields a ready cluster with the settings and the cores that `caracal up` gives its processes.
 
-    `link` is the best one if empty; only the attention worker gets `attention_environment`, and runs another module if
-    one is given. It has no prefix cache unless that says so: most benchmarks send their prompts in every round, to be
-    computed. With `delay_s` a proxy
-    before each expert worker delays its replies by so much; `behind` starts any other one before each, and returns the
-    worker's variables for it.
+    `link` is the best one if empty; only attention workers get `attention_environment`, and run another module if one
+    is given. They have no prefix cache unless that says so: most benchmarks send their prompts in every round, to be
+    computed. With `delay_s` a proxy before each expert worker delays its replies by so much; `behind` starts any other
+    one before each, and returns the worker's variables for it.
     """
     port, grpc_port = free_port(), free_port()
     directory.mkdir(parents=True, exist_ok=True)
-    settings = LocalSettings(model=model, expert=experts, link=link or best_link())
+    settings = settings_of(model, attention, experts, link)
     with ExitStack() as stack:
         redis_url = stack.enter_context(redis_server(directory))
         shared = settings.worker_environment() | {
@@ -144,7 +150,8 @@ def cluster(
             CARACAL_ADMIN_PORT="0",
             CARACAL_MODEL_NAME="bench",
         )
-        start("attention_worker", "attention-0", **{"CARACAL_PREFIX_CACHE": "0"} | attention_environment)
+        for number in range(attention):
+            start("attention_worker", f"attention-{number}", **WITHOUT_PREFIX_CACHE | attention_environment)
         for number in range(experts):
             own = {} if delay_s is None else _behind_a_proxy(stack, directory, delay_s)
             own |= behind(stack, directory) if behind is not None else {}

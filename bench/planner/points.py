@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from bench.checkpoints import CONFIGS, MODELS, console, make
+from bench.cluster_settings import ClusterSettings
 from bench.contenders import NEW_TOKENS, PROMPT_TOKENS, load, prompts
 from bench.processes import cluster
 from services.checkpoint.reader import Checkpoint
@@ -84,6 +85,7 @@ def measure(models: Sequence[Model], directory: Path, rounds: int) -> list[Measu
             seconds: dict[int, list[float]] = {streams: [] for streams in model.streams}
             with ExitStack() as stack:
                 folder = directory / f"{model.name}-{workers}"
+                replicas = ClusterSettings.of(checkpoint.path, workers).replicas
                 target = stack.enter_context(cluster(checkpoint.path, folder, experts=workers))
                 for turn in range(rounds + 1):  # the first one warms up
                     for streams in model.streams:
@@ -91,6 +93,6 @@ def measure(models: Sequence[Model], directory: Path, rounds: int) -> list[Measu
                         took = load(target, batch).inter_token_seconds
                         seconds[streams] += [took] if turn else []
             for streams, turns in seconds.items():
-                point = Point(shape, streams, workers, PROMPT_TOKENS + NEW_TOKENS / 2)
+                point = Point(shape, streams, workers, PROMPT_TOKENS + NEW_TOKENS / 2, replicas)
                 found.append(Measured(model.name, point, statistics.median(turns), turns))
     return found

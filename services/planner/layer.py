@@ -94,13 +94,18 @@ def colocated(shape: Shape, load: Load, serving: Serving, device: Device, link: 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Pools:
-    """Attention devices and expert devices that are apart."""
+    """Attention devices and expert devices that are apart, with `replicas` of each expert on distinct ones."""
 
     attention: int
     experts: int
     attention_device: Device
     expert_device: Device
     link: Link
+    replicas: int = 1
+
+    def held(self, shape: Shape) -> float:
+        """Experts of a layer that an expert device has."""
+        return shape.experts * min(self.replicas, self.experts) / self.experts
 
 
 def separate(shape: Shape, load: Load, serving: Serving, pools: Pools) -> Layer:
@@ -123,7 +128,7 @@ def _separate(shape: Shape, load: Load, serving: Serving, pools: Pools, groups: 
     rows = part.sent_rows(serving)
     ratio, callers = pools.attention / pools.experts, pools.attention / groups
     trip = exchange(shape, rows, pools.experts, serving)
-    wire = serving.skew(pools.experts, shape.experts / pools.experts) / device.factors.efficiency
+    wire = serving.skew(pools.experts, pools.held(shape)) / device.factors.efficiency
     out, back = wire * trip.out_s(link, ratio), wire * trip.back_s(link, ratio)
     messages = trip.messages * link.message_s
     parts = _parts(shape, part, serving, device)
@@ -155,6 +160,6 @@ def _starting(device: Device, micro: int) -> Device:
 
 def _pool_s(shape: Shape, rows: float, serving: Serving, pools: Pools, device: Device) -> float:
     """Seconds of an expert device for one layer's rows of so many callers."""
-    choices, held = rows * choices_of(shape, serving) / pools.experts, shape.experts / pools.experts
+    choices, held = rows * choices_of(shape, serving) / pools.experts, pools.held(shape)
     skew = serving.skew(pools.experts, held)
     return experts.layer_s(shape, choices, held, rows / pools.experts, serving.expert_dtype, device, skew)
