@@ -1,7 +1,8 @@
 """`python -m bench.simulator.speed`: what an hour of a large cluster costs to simulate, on one core.
 
 LongCat-Flash's 14,336 experts on 128 expert workers, 64 attention workers, 3 routers; lengths of Azure's conversations,
-choices that are skewed and drift, a flash crowd, deaths, slow links, and rolling upgrades at the end.
+choices that are skewed and drift, a flash crowd, deaths, slow links, and rolling upgrades at the end, of as many pods
+as there is time for.
 """
 
 from __future__ import annotations
@@ -42,6 +43,7 @@ def measure(scenario: Scenario, shown: bool) -> dict[str, Any]:
         "steps": played.steps,
         "tables": played.tables,
         "experts_loaded": played.experts_loaded,
+        "upgraded": played.upgraded,
         "prefix_queries": played.prefix_queries,
         "prefix_hits": played.prefix_hits,
         "summary": asdict(played.summary(SLO)),
