@@ -6,6 +6,8 @@ from collections.abc import Callable, Mapping, Sequence
 from itertools import groupby
 from typing import Any
 
+from services.planner.families import FLASH_CHAT
+
 NEAR = 0.01  # as good as the best
 BEFORE = "Made before the simulator had detectors, caches and calls that are sent again: by now it says something else."
 
@@ -17,10 +19,9 @@ def replicas(found: Mapping[str, Any]) -> list[str]:
     for skew, rows in _groups(found, "skew"):
         none, best = rows[0]["step_ms"], min(row["step_ms"] for row in rows)
         near = next(row for row in rows if row["step_ms"] <= (1 + NEAR) * best)
-        text = (
-            f"Exponent {skew:g}: without more replicas a step takes {none:.1f} ms, {none / even:.2f} times as long as "
-        )
-        text += "where choices are even"
+        hottest = FLASH_CHAT.experts / sum(rank**-skew for rank in range(1, FLASH_CHAT.experts + 1))
+        text = f"Exponent {skew:g}, the hottest expert at {hottest:.1f} times the mean: without more replicas a step "
+        text += f"takes {none:.1f} ms, {none / even:.2f} times as long as where choices are even"
         if near["extra"]:
             text += f"; {near['extra']} more in a layer, {near['gb']:.0f} GB in all, make it {near['step_ms']:.1f} ms "
             text += f"({_change(near['step_ms'], none)}), and more than that gain less than {100 * NEAR:g} %"
