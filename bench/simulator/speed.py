@@ -54,7 +54,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m bench.simulator.speed", description=__doc__)
     parser.add_argument("--seconds", type=number(5), default=int(HOUR_S), help="of virtual time")
     parser.add_argument("--rate", type=number(1), default=50, help="requests a second, outside the flash crowd")
-    parser.add_argument("--out", type=file, default=RESULTS / "simulator-speed.json", help="where the result goes")
+    parser.add_argument("--out", type=file, help="where the result goes; else to a file of its kind in bench/results")
     parser.add_argument("--record", type=Path, help="of routers: its requests come instead, from the first on")
     parser.add_argument("--conversations", action="store_true", help="requests are turns, whose prompts are cached")
     given = parser.parse_args()
@@ -65,14 +65,14 @@ def main() -> None:
         except (OSError, BadLine) as error:
             parser.error(f"--record {given.record}: {error}")
         scenario = replace(scenario, arrivals=replay.generate)
+    kind = "record" if given.record else "conversations" if given.conversations else "speed"
     found = measure(scenario, True)
     print(
         f"{found['virtual_s']:.0f} s with {found['requests']} requests and {found['steps']} steps: "
         f"{found['wall_s']:.0f} s, {found['cpu_s']:.0f} s of CPU (goal {GOAL_S:.0f} for an hour)"
     )
-    given.out.write_text(
-        json.dumps({"machine": machine(), "goal_s": GOAL_S} | found, indent=1) + "\n", encoding="utf-8"
-    )
+    out = given.out or RESULTS / f"simulator-{kind}.json"
+    out.write_text(json.dumps({"machine": machine(), "goal_s": GOAL_S} | found, indent=1) + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":

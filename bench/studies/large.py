@@ -6,10 +6,12 @@ from typing import Any
 
 from services.attention_worker.migration.limits import HANDOVER_S
 from services.cli.planning.profiles import device, link
+from services.expert_worker.memory import PERCENT
 from services.planner.families import FLASH_CHAT
-from services.planner.memory import on_device
+from services.planner.memory import experts_bytes, on_device
 from services.planner.serving import Serving
 from services.planner.traffic import Slo
+from services.router.settings import RouterSettings
 from services.simulator.conversations import Conversations
 from services.simulator.deployment import Deployment
 from services.simulator.faults import Fault
@@ -28,8 +30,10 @@ SKEW = 0.4  # exponent of the Zipf law: the hottest of 512 experts has 7 times t
 
 
 def deployment(attention: int, experts: int, wire: str = LINK, **changes: Any) -> Deployment:
+    """A cluster whose routers have their default settings, but for the changes."""
     one = device(GPU)
     pages = on_device(FLASH_CHAT, SERVING, one.memory_bytes, 0.0).pages
+    fitting = one.memory_bytes * PERCENT / 100 / (experts_bytes(FLASH_CHAT, 1.0, SERVING) / FLASH_CHAT.layers)
     given: dict[str, Any] = {
         "shape": FLASH_CHAT,
         "device": one,
@@ -40,6 +44,10 @@ def deployment(attention: int, experts: int, wire: str = LINK, **changes: Any) -
         "experts": experts,
         "pages": pages,
         "routers": 3,
+        "replicas": RouterSettings.replicas,
+        "extra": RouterSettings.redundant_experts,
+        "balance_gb_per_minute": RouterSettings.rebalance_gb_per_minute,
+        "fitting": int(fitting),
     }
     return Deployment(**given | changes)
 
