@@ -31,7 +31,8 @@ class Schedule:
 
 def schedules(rate: float, seconds: float) -> tuple[Schedule, ...]:
     """Steady, a flash crowd of thrice the rate for a fifth of the time, the death of an expert worker, and that of one
-    of two attention workers, between which requests are shared before it and go over at it."""
+    of two attention workers, between which requests are shared before it and go over at it: its rate is half as high
+    again, so that the one that dies has some."""
     crowd = Phase(0.4 * seconds, 3 * rate), Phase(0.6 * seconds, rate)
     return (
         Schedule(name="steady", phases=(Phase(0.0, rate),), seconds=seconds),
@@ -41,7 +42,7 @@ def schedules(rate: float, seconds: float) -> tuple[Schedule, ...]:
         ),
         Schedule(
             name="attention death",
-            phases=(Phase(0.0, rate),),
+            phases=(Phase(0.0, 1.5 * rate),),
             seconds=seconds,
             dies="attention",
             dies_at=0.5 * seconds,

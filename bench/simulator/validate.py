@@ -56,7 +56,7 @@ def run(plan: Plan, profile: Path, directory: Path) -> list[dict[str, Any]]:
     rate = plan.rate or LOAD * MANY / step(point, one, wire).seconds / (LENGTHS.prompt.mean + LENGTHS.answer.mean)
     rows = []
     for schedule in schedules(rate, plan.seconds):
-        console.print(f"{schedule.name}: {rate:.3g} requests a second")
+        console.print(f"{schedule.name}: {schedule.phases[0].rate:.3g} requests a second")
         requests = schedule.requests(SEED)
         folder = directory / schedule.name.replace(" ", "-")
         settings = ClusterSettings.of(checkpoint.path, EXPERTS, schedule.attention)

@@ -55,6 +55,7 @@ SMOKE = {
     "caracal status --plan": "test_plan",
     "python -m bench.planner": "test_planner_document",
     "python -m bench.planner.validate": "test_calibration_and_its_validation",
+    "python -m bench.simulator": "test_simulator_documents",
     "python -m bench.simulator.validate": "test_simulator_beside_a_cluster",
     "python -m bench.simulator.speed": "test_simulator_and_its_studies",
     "python -m bench.studies": "test_simulator_and_its_studies",
