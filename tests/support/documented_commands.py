@@ -136,6 +136,7 @@ ELSEWHERE = {
     "caracal status --context": "tests/cluster/test_kube.py against an API server, k8s/e2e on a cluster",
     "caracal scale expert=3 --context": "tests/cluster/test_kube.py against an API server, k8s/e2e on a cluster",
     "python -m services.": "`caracal up` starts each",
+    "python -m bench.planner.socket_link": "tests/planner/test_socket_link.py",
     "pip install": "needs a package index",
     "pre-commit install": "the hooks are the first three lines of `make check`",
     "helm": "tests/chart renders the chart, k8s/e2e installs it",
