@@ -7,7 +7,7 @@ import math
 from pathlib import Path
 
 RESULT = Path(__file__).resolve().parents[1] / "results" / "planner.json"
-NOT_YET = "Not measured yet: there is no `bench/results/{name}`, which wants an idle machine."
+NOT_YET = "Not measured yet: it wants an idle machine, and there is no result file {name}."
 
 
 def machine_table(result: Path = RESULT) -> str:
