@@ -35,7 +35,7 @@ class ClusterSettings:
 
     @classmethod
     def of(cls, model: Path, experts: int, attention: int = 1) -> ClusterSettings:
-        """Of a cluster with so many workers of a checkpoint. Raises InvalidSetting or CheckpointError."""
+        """What a cluster with so many workers of a checkpoint has. Raises InvalidSetting or CheckpointError."""
         environment = os.environ | settings_of(model, attention, experts).worker_environment()
         settings = AttentionSettings.from_env(environment | WITHOUT_PREFIX_CACHE)
         router, expert = RouterSettings.from_env(environment), ExpertSettings.from_env(environment)

@@ -57,7 +57,7 @@ class Timed:
         return self.product.weight_bytes / self.seconds
 
     def share(self, device: Device) -> float:
-        """Of what the device's memory or its products allow, whichever is less."""
+        """How much it is of what memory or products allow, whichever is less."""
         return max(self.bytes_s / device.memory_bytes_s, self.flops_s / device.gemm_flops("bf16"))
 
 

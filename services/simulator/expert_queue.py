@@ -15,7 +15,7 @@ BUSY_MOST = 0.98
 
 
 class ExpertQueue:
-    """Of all expert workers, which are taken for alike. `layer_s`: seconds of a launch of so many rows; `done`: what
+    """All expert workers, which are taken for alike. `layer_s`: seconds of a launch of so many rows; `done`: what
     attention workers have done."""
 
     def __init__(self, layer_s: Callable[[float], float], done: Callable[[], Done], now: float) -> None:
