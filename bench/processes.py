@@ -59,7 +59,7 @@ def redis_binary() -> str:
 class Cluster:
     """A router, attention workers and expert workers on loopback. `grpc`: address of the router's gRPC API.
 
-    `pids` has a role's processes: router, attention_worker, expert_worker.
+    `pids` has a role's processes: router, attention_worker, expert_worker. `metrics`: addresses of the workers' pages.
     """
 
     url: str
@@ -67,6 +67,12 @@ class Cluster:
     redis_url: str
     link: str
     pids: dict[str, list[int]]
+    metrics: tuple[str, ...]
+
+    def wait_for_workers(self) -> None:
+        """Waits until each worker has its part of the placement: the cluster itself serves before all have come."""
+        for address in self.metrics:
+            wait_for(f"http://{address}/ready")
 
 
 def best_link() -> str:
@@ -133,23 +139,20 @@ def cluster(
             "CARACAL_DRAIN_TIMEOUT_S": "1",
         }
         pids: dict[str, list[int]] = {"router": [], "attention_worker": [], "expert_worker": []}
+        metrics: list[str] = []
 
         def start(role: str, name: str, **own: str) -> None:
             module = attention_module if role == "attention_worker" else f"services.{role}"
             arguments = [sys.executable, "-m", module]
             kind, number = role.removesuffix("_worker"), int(name.rpartition("-")[2])
-            environment = shared | settings.cores_environment(kind, number) | {"CARACAL_WORKER_ID": name} | own
+            page = {} if role == "router" else {"CARACAL_METRICS_PORT": str(free_port())}
+            metrics.extend(f"127.0.0.1:{each}" for each in page.values())
+            environment = shared | page | settings.cores_environment(kind, number) | {"CARACAL_WORKER_ID": name} | own
             child = stack.enter_context(process(arguments, directory / f"{name}.log", **environment))
             pids[role].append(child.pid)
 
-        start(
-            "router",
-            "router-0",
-            CARACAL_PORT=str(port),
-            CARACAL_GRPC_PORT=str(grpc_port),
-            CARACAL_ADMIN_PORT="0",
-            CARACAL_MODEL_NAME="bench",
-        )
+        ports = {"CARACAL_PORT": str(port), "CARACAL_GRPC_PORT": str(grpc_port), "CARACAL_ADMIN_PORT": "0"}
+        start("router", "router-0", CARACAL_MODEL_NAME="bench", **ports)
         for number in range(attention):
             start("attention_worker", f"attention-{number}", **WITHOUT_PREFIX_CACHE | attention_environment)
         for number in range(experts):
@@ -158,7 +161,7 @@ def cluster(
             start("expert_worker", f"expert-{number}", **own)
         url = f"http://127.0.0.1:{port}"
         wait_for(f"{url}/ready")
-        yield Cluster(url, f"127.0.0.1:{grpc_port}", redis_url, settings.link, pids)
+        yield Cluster(url, f"127.0.0.1:{grpc_port}", redis_url, settings.link, pids, tuple(metrics))
 
 
 def _behind_a_proxy(stack: ExitStack, directory: Path, delay_s: float) -> dict[str, str]:

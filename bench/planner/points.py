@@ -87,6 +87,7 @@ def measure(models: Sequence[Model], directory: Path, rounds: int) -> list[Measu
                 folder = directory / f"{model.name}-{workers}"
                 replicas = ClusterSettings.of(checkpoint.path, workers).replicas
                 target = stack.enter_context(cluster(checkpoint.path, folder, experts=workers))
+                target.wait_for_workers()
                 for turn in range(rounds + 1):  # the first one warms up
                     for streams in model.streams:
                         batch = prompts(streams, checkpoint.config.vocab_size)

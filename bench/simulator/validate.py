@@ -61,6 +61,7 @@ def run(plan: Plan, profile: Path, directory: Path) -> list[dict[str, Any]]:
         folder = directory / schedule.name.replace(" ", "-")
         settings = ClusterSettings.of(checkpoint.path, EXPERTS, schedule.attention)
         with cluster(checkpoint.path, folder, experts=EXPERTS, attention=schedule.attention) as target:
+            target.wait_for_workers()
             prompt = int(LENGTHS.prompt.median)
             idle_s = real.idle_ttft_s(target, prompt, checkpoint.config.vocab_size, IDLE_TURNS)
             itl = real.play(target, schedule, requests, checkpoint.config.vocab_size)
