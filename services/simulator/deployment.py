@@ -47,7 +47,7 @@ class Deployment:
     experts: int
     pages: int
     routers: int = 1
-    replicas: int = 1
+    replicas: int = 0
     extra: int = 0  # replicas of hot experts in a layer, beyond those
     capacity: int = 0
     fitting: int = 0

@@ -27,6 +27,7 @@ def test_a_deployment_has_the_settings_of_workers_on_gpus() -> None:
     for name in ("page_size", "max_running", "expert_wait_s", "prefix_cache", "kv_migration"):
         assert getattr(found, name) == getattr(AttentionSettings, name), name
     assert found.queue_timeout_s == RouterSettings.queue_timeout_s
+    assert (found.replicas, found.extra) == (RouterSettings.replicas, RouterSettings.redundant_experts)
 
 
 def test_an_autoscaler_has_the_charts_limits() -> None:
