@@ -39,7 +39,6 @@ def calibrate(path: Path, *, smoke: bool = False) -> None:
         memory_bytes=float(os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")),
         memory_bytes_s=max(one["plain_bytes_s"], one["huge_bytes_s"]),
         flops={"bf16": one["flops_s"]},
-        shared_memory=True,
     )
     link = Link(name="loopback", bytes_s=wire.bytes_s, latency_s=wire.latency_s, message_s=wire.message_s)
     values = fit([(each.point, each.seconds) for each in measured], device, link)

@@ -9,14 +9,15 @@ from bench.planner.fast_users import DECODE, GPUS, PRICE, WHOLE, fast_users
 from bench.planner.fits import left_out, on_one_row
 from services.cli.planning.profiles import device, link, names
 from services.cli.planning.question import Question, ask, profiles
-from services.planner.evidence import judge, signs, sureness
+from services.planner.evidence import decisive, judge, signs, sureness
 from services.planner.report_rows import TABLE_6
-from services.planner.rows import Kind
+from services.planner.rows import Kind, Use
 from services.planner.search import WAYS
 from services.planner.traffic import Slo, Traffic
 
 DOCUMENT = Path(__file__).resolve().parents[2] / "docs" / "planner.md"
 POOLS = (("h800", 128), ("h200", 64), ("h20", 64), ("b200", 64), ("gb200", 72))
+USES: tuple[Use, ...] = ("tested", "fitted")
 KINDS: tuple[Kind, ...] = ("theory", "colocated", "separate", "gain of separating", "prefill")
 
 
@@ -55,12 +56,17 @@ def rows_table() -> str:
         row = one.row
         error = f"{100 * one.error:+.1f} points" if row.relative else f"{100 * one.error:+.1f} %"
         body.append((row.name, row.source, row.unit, _number(row.published), _number(one.predicted), error, row.use))
-    right, asked = signs(judged)
-    said = [
-        f"{kind}: {100 * s.error:.0f} % ({s.tested} rows)" for kind in KINDS if (s := sureness(judged, kind)).tested
-    ]
-    foot = f"Root of the mean square where nothing was fitted: {'; '.join(said)}."
-    foot += f" Separate or colocated: the sign is right in {right} of {asked}."
+    said = [f"{kind}: {s.typical:.2f} ({s.tested} rows)" for kind in KINDS if (s := sureness(judged, kind)).tested]
+    gain = sureness(judged, "gain of separating")
+    less, more = (f"up to {times:.2f} times too" if times > 1 else "never too" for times in (gain.under, gain.over))
+    foot = (
+        "Where nothing was fitted, the model is off by a factor of (e to the root of the mean square of ln(predicted / "
+        f"published)) {'; '.join(said)}. Gains of separating: {less} small, {more} large.\n\n"
+        "Separate or colocated, the sign is right in: "
+        + "; ".join(f"{use}: {right} of {asked}" for use in USES for right, asked in (signs(judged, use),))
+        + f". Separate pools are clearly ahead from {100 * (decisive(judged, apart=True) - 1):.0f} % on, colocated "
+        f"experts from {100 * (decisive(judged, apart=False) - 1):.0f} % on."
+    )
     return _table(("what", "source", "unit", "published", "predicted", "error", "use"), body) + "\n\n" + foot
 
 
@@ -95,7 +101,7 @@ def fast_table() -> str:
             (
                 gpu,
                 f"{found.price_h:g}",
-                f"{one.way}, {one.sequences} sequences per device, TP{one.serving.tp}",
+                f"{one.way}, TP{one.serving.tp}, {one.sequences} sequences of a worker",
                 f"{one.step.user_tokens_s:.1f}, {one.device_tokens_s(DECODE):.0f}",
                 f"{found.usd:.2f}",
                 f"{100 * (PRICE / found.usd - 1):+.0f} %",
@@ -157,8 +163,9 @@ def links_table() -> str:
     for name in names("links"):
         one = link(name)
         sources = "; ".join(f"{key}: {value}" for key, value in one.sources.items())
-        body.append((name, f"{one.bytes_s / 1e9:g}", f"{1e6 * one.latency_s:g}", f"{1e6 * one.message_s:g}", sources))
-    return _table(("link", "GB/s each way", "latency, µs", "a message, µs", "sources"), body)
+        figures = (f"{one.bytes_s / 1e9:g}", f"{1e6 * one.latency_s:g}", f"{1e6 * one.message_s:g}")
+        body.append((name, *figures, str(one.domain or "any"), sources))
+    return _table(("link", "GB/s each way", "latency, µs", "a message, µs", "joins", "sources"), body)
 
 
 def _number(value: float) -> str:

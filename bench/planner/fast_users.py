@@ -5,11 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 from services.cli.planning.question import Question, machine_of
-from services.planner.deployment import Candidate, Machine, evaluate
+from services.planner.deployment import Candidate, Machine, Split, evaluate, room
 from services.planner.traffic import Slo, Traffic
 
 GPUS = ("h800", "h200", "b200")
-DEVICES, USER_TOKENS_S, PRICE, MOST_SEQUENCES = 128, 100.0, 0.70, 64
+DEVICES, USER_TOKENS_S, PRICE, MOST_SEQUENCES = 128, 100.0, 0.70, 64  # of one device
+SPLIT: Split = (DEVICES, 0, 0)
 DECODE = Traffic(prompt=4500, answer=1000, cached=1.0)  # 5,000 tokens before a new one, on average, as in Table 6
 WHOLE = Traffic(prompt=4500, answer=1000)
 
@@ -38,7 +39,7 @@ def cheapest(machine: Machine, traffic: Traffic) -> Candidate | None:
     fast = []
     for tp in (1, 2, 4):
         m = replace(machine, serving=replace(machine.serving, tp=tp, mlp_tp=4))
-        for sequences in range(1, MOST_SEQUENCES + 1):
-            one = evaluate(m, "colocated", (DEVICES, 0, 0), sequences, traffic, Slo(itl_s=1 / USER_TOKENS_S))
-            fast += [one] if one else []
+        for sequences in range(1, min(MOST_SEQUENCES * tp, room(m, "colocated", SPLIT, traffic)) + 1):
+            one = evaluate(m, "colocated", SPLIT, sequences, traffic)
+            fast += [one] if one.holds(Slo(itl_s=1 / USER_TOKENS_S)) else []
     return max(fast, key=lambda one: one.device_tokens_s(traffic), default=None)

@@ -8,13 +8,25 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from services.planner.device import Device, Factors, Link
+from services.planner.published import ascend_gain, ascend_together
 from services.planner.report_rows import TABLE_6, table_6
+from services.planner.rows import Profiles
 
 LOW, HIGH, HALVINGS = 0.3, 1.5, 40
 GRID = (
     tuple(0.7 + 0.05 * step for step in range(7)),  # efficiency
     tuple(0.2 * step for step in range(6)),  # loss of what overlaps
     tuple(1e-6 * step for step in range(3, 12)),  # seconds of one kernel's start
+)
+
+# Of 910C, all that is published of the vLLM AFD plug-in: tokens, and tokens/s of a die or % over it with so many dies.
+PLUG_IN = ((16384, 0, 232.6), (16384, 48, -5.3), (16384, 64, 11.3), (32768, 0, 168.2), (32768, 48, -10.0),
+           (32768, 64, 9.0))  # fmt: skip
+PLUG_IN_GRID = (
+    (0.8, 0.85, 0.9, 0.95, 1.0),  # efficiency
+    (0.0, 0.2, 0.4),  # loss of what overlaps
+    (5e-6, 7.5e-6, 10e-6, 12.5e-6, 15e-6, 20e-6),  # seconds of one kernel's start
+    (60e9, 75e9, 90e9, 110e9, 130e9),  # bytes per second of an index
 )
 
 
@@ -51,3 +63,24 @@ def left_out(device: Device, link: Link) -> list[Fit]:
 
 def _squares(found: Sequence[float], without: int) -> float:
     return math.fsum(math.log1p(error) ** 2 for number, error in enumerate(found) if number != without)
+
+
+def on_plug_in(profiles: Profiles) -> Device:
+    """910C with the factors of PLUG_IN_GRID that come nearest to all of PLUG_IN, by least squares of logarithms."""
+    bare = profiles.devices["910c"]
+    grid = [
+        replace(bare, index_bytes_s=index, factors=replace(bare.factors, efficiency=e, overlap_loss=loss, op_s=op))
+        for e, loss, op, index in itertools.product(*PLUG_IN_GRID)
+    ]
+
+    def off(device: Device) -> float:
+        tried = Profiles({**profiles.devices, "910c": device}, profiles.links)
+        logs = []
+        for context, dies, published in PLUG_IN:
+            if dies:
+                logs.append(math.log((100 + ascend_gain(tried, context, dies)) / (100 + published)))
+            else:
+                logs.append(math.log(ascend_together(tried, context) / published))
+        return math.fsum(each**2 for each in logs)
+
+    return min(grid, key=off)

@@ -41,7 +41,6 @@ def _device_lines(device: Device) -> list[str]:
         f"memory_gb_s = {device.memory_bytes_s / 1e9:.4g}",
         f"tflops = {{ bf16 = {device.flops['bf16'] / 1e12:.4g} }}",
         "price_h = 0.05",
-        "shared_memory = true",
         'sources = { memory_gb_s = "measured here: one thread", tflops = "measured here: one thread", '
         'price_h = "assumed" }',
         f"factors = "

@@ -13,8 +13,8 @@ QKV_OPS, OUT_OPS, CORE_OPS = 7, 3, 3  # norm, quantise, q_a and kv_a, two norms,
 
 
 def qkv(a: Attention, rows: float, dtype: str, tp: int = 1) -> Work:
-    """Norm, queries, latents and the cache's new row."""
-    return product(rows, (a.projected - a.out) / tp, dtype, BYTES[dtype], QKV_OPS)
+    """Norm, queries, latents and the cache's new row; what every rank has whole, it computes whole."""
+    return product(rows, a.whole + (a.projected - a.out - a.whole) / tp, dtype, BYTES[dtype], QKV_OPS)
 
 
 def out(a: Attention, rows: float, dtype: str, tp: int = 1) -> Work:
@@ -26,7 +26,7 @@ def core_s(
 ) -> float:
     """Seconds of scores and values over the cache; an index, where there is one, scores every key first."""
     keys = a.keys(context)
-    cache_bytes = sequences * keys * a.cached * BYTES[kv_dtype] / min(tp, a.kv_heads)
+    cache_bytes = sequences * keys * a.cached_bytes(kv_dtype) / min(tp, a.kv_heads)
     flops = rows * keys * a.key_flops / tp
     index_bytes = sequences * context * a.index_width * BYTES["fp8"] if a.kept and context > a.kept else 0.0
     index_flops = rows * context * 2 * a.index_heads * a.index_width / tp if index_bytes else 0.0

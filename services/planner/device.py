@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+PLATFORMS = ("cuda", "cpu", "cann")
+WIDTHS = {"fp32": 32, "bf16": 16, "fp8": 8, "nvfp4": 4}  # bits of a value in a product
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Factors:
@@ -29,19 +32,24 @@ class Device:
     memory_bytes: float
     memory_bytes_s: float
     flops: dict[str, float]
+    platform: str = "cuda"  # of the software that runs it: one of PLATFORMS
     attention_flops: float = 0.0
     index_bytes_s: float = 0.0  # at which keys of an index are scored and chosen from; 0: as memory is read
     price_h: float = 0.0  # USD
     factors: Factors = field(default_factory=Factors)
-    shared_memory: bool = False  # roles share the memory's bandwidth, as processes of one CPU do
     sources: dict[str, str] = field(default_factory=dict)
 
     def gemm_flops(self, dtype: str) -> float:
-        """Operations per second of products; a dtype that the device lacks runs in the next wider one."""
-        for one in (dtype, "fp8", "bf16", "fp32"):
-            if one in self.flops:
-                return self.flops[one]
-        return next(iter(self.flops.values()))
+        """Operations per second of products. A dtype that the device lacks runs in the next wider one.
+
+        Where there is no wider one either, it is as many times slower than the widest as it is wider.
+        """
+        if dtype in self.flops:
+            return self.flops[dtype]
+        if wider := [one for one in self.flops if WIDTHS[one] > WIDTHS[dtype]]:
+            return self.flops[min(wider, key=WIDTHS.__getitem__)]
+        widest = max(self.flops, key=WIDTHS.__getitem__)
+        return self.flops[widest] * WIDTHS[widest] / WIDTHS[dtype]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -53,6 +61,7 @@ class Link:
     latency_s: float  # from a message's start at one end to its arrival at the other, payload apart
     message_s: float = 0.0  # of the sender's and receiver's time for one more message
     row_s: float = 0.0  # of their time for a row that goes and comes back: planning, copies, adding
+    domain: int = 0  # devices that it joins at most; 0: any number
     sources: dict[str, str] = field(default_factory=dict)
 
 

@@ -18,7 +18,6 @@ FLASH_CHAT = Shape(
     dense_ffn=12288,
     shortcut=True,
     draft_params=392_600_000,
-    draft_cached=576,
 )
 FLASH_LITE = Shape(
     name="LongCat-Flash-Lite",
@@ -34,7 +33,6 @@ FLASH_LITE = Shape(
     dense_ffn=6144,
     shortcut=True,
     draft_params=110_000_000,
-    draft_cached=576,
     table_values=31_400_000_000,
     longest=327680,
 )

@@ -94,7 +94,7 @@ def colocated(shape: Shape, load: Load, serving: Serving, device: Device, link: 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Pools:
-    """Attention devices and expert devices that are apart, with `replicas` of each expert on distinct ones."""
+    """Attention devices and expert devices that are apart. `replicas`: of each expert, on different devices."""
 
     attention: int
     experts: int
@@ -103,16 +103,17 @@ class Pools:
     link: Link
     replicas: int = 1
 
-    def held(self, shape: Shape) -> float:
-        """Experts of a layer that an expert device has."""
-        return shape.experts * min(self.replicas, self.experts) / self.experts
+    @property
+    def held(self) -> float:
+        """Experts of a layer on one expert device, over all of the layer; each replica gets its share of the rows."""
+        return min(1.0, self.replicas / self.experts)
 
 
 def separate(shape: Shape, load: Load, serving: Serving, pools: Pools) -> Layer:
     """The best way in which the two pools take turns: groups of attention workers, or micro-batches of each."""
     found = [
         _separate(shape, load, serving, pools, groups, parts)
-        for groups in range(1, min(serving.groups, pools.attention) + 1)
+        for groups in range(1, max(1, min(serving.groups, pools.attention // serving.tp)) + 1)
         for parts in range(1, serving.micro_batches + 1)
     ]
     return min(found, key=lambda layer: layer.total)
@@ -128,7 +129,7 @@ def _separate(shape: Shape, load: Load, serving: Serving, pools: Pools, groups: 
     rows = part.sent_rows(serving)
     ratio, callers = pools.attention / pools.experts, pools.attention / groups
     trip = exchange(shape, rows, pools.experts, serving)
-    wire = serving.skew(pools.experts, pools.held(shape)) / device.factors.efficiency
+    wire = serving.skew(pools.experts, shape.experts * pools.held) / device.factors.efficiency
     out, back = wire * trip.out_s(link, ratio), wire * trip.back_s(link, ratio)
     messages = trip.messages * link.message_s
     parts = _parts(shape, part, serving, device)
@@ -160,6 +161,6 @@ def _starting(device: Device, micro: int) -> Device:
 
 def _pool_s(shape: Shape, rows: float, serving: Serving, pools: Pools, device: Device) -> float:
     """Seconds of an expert device for one layer's rows of so many callers."""
-    choices, held = rows * choices_of(shape, serving) / pools.experts, pools.held(shape)
+    choices, held = rows * choices_of(shape, serving) / pools.experts, shape.experts * pools.held
     skew = serving.skew(pools.experts, held)
     return experts.layer_s(shape, choices, held, rows / pools.experts, serving.expert_dtype, device, skew)

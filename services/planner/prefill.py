@@ -13,9 +13,9 @@ from services.planner.exchange import exchange
 from services.planner.serving import Serving
 from services.planner.shape import Shape
 
-GROUPED_SHARE = (
-    0.6  # of the peak that products of a prompt reach beside the device's own efficiency: quantising, padding
-)
+# Both by hand, with the two prefill rows in view that docs/planner.md calls fitted.
+GROUPED_SHARE = 0.6  # of the peak that products reach beside the device's own efficiency: quantising, padding
+EXPANDED_SHARE = 0.3  # of the absorbed form's operations that scores take where latents are expanded for a prompt
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,8 +37,7 @@ def token_flops(shape: Shape, context: float) -> tuple[float, float]:
     layer += int(shape.ffn_choices * shape.expert_params) + shape.shared_params
     products = 2.0 * (shape.layers * layer + shape.plain_layers * shape.plain_params)
     sublayers = shape.layers * shape.sublayers + shape.plain_layers
-    # Latents are expanded for a prompt: half the operations of the absorbed form, or less.
-    each = shape.attention.key_flops * (0.3 if shape.attention.cached < 1000 else 1.0)
+    each = shape.attention.key_flops * (EXPANDED_SHARE if shape.attention.rope else 1.0)
     index = 2.0 * shape.attention.index_heads * shape.attention.index_width * context if shape.attention.kept else 0.0
     return products, sublayers * shape.attention.keys(context) * each + index * (shape.layers + shape.plain_layers)
 

@@ -1,7 +1,7 @@
 """Published measurements as the planner's questions: what was run, what came out, and what this model says of it.
 
 Nothing is fitted here. `use` says what a row served for: `theory` (published arithmetic: peaks, no factors),
-`fitted` (a device's or a link's factors were fitted on it), `tested`.
+`fitted` (a factor of a device or a link, or a constant of the model, was chosen with it in view), `tested`.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from collections.abc import Callable
 from dataclasses import replace
 
 from services.planner import families as known
-from services.planner.device import Device, Link
+from services.planner.engine_rows import EFA, better, engine_rows
 from services.planner.layer import Pools
 from services.planner.memory import on_device
 from services.planner.prefill import prefill
@@ -20,7 +20,6 @@ from services.planner.serving import Load, Serving
 from services.planner.shape import Shape
 from services.planner.step import Step, colocated_step, separate_step
 
-UNBALANCED = 0.5  # of experts' loads where nothing says that they were rebalanced; assumed
 AFD_PLUGIN = "vLLM AFD plug-in, 2026-07-23, forced balance"
 FAST_AFD = "FastAFD, Hao AI Lab, 2026-07-06"
 
@@ -46,8 +45,6 @@ def _deepseek_rows() -> list[Row]:
 
 
 def _longcat_2_rows() -> list[Row]:
-    source = "github.com/whn09/LongCat-2.0-SGLang-EFA, 2026-07-16"
-
     def ask(streams: int) -> Predict:
         serving = Serving(tp=16, zeros_stay=False)
         load = Load(streams, 64 + 512)
@@ -57,26 +54,16 @@ def _longcat_2_rows() -> list[Row]:
 
     measured: tuple[tuple[int, float, Use], ...] = ((1, 46.5, "fitted"), (32, 55.4, "tested"))
     return [
-        Row(f"LongCat-2.0, 16 H200, DeepEP over EFA, {n} streams", source, "ms TPOT", ms, "colocated", use, ask(n))
+        Row(f"LongCat-2.0, 16 H200, DeepEP over EFA, {n} streams", EFA, "ms TPOT", ms, "colocated", use, ask(n))
         for n, ms, use in measured
     ]
-
-
-def better(shape: Shape, load: Load, serving: Serving, device: Device, link: Link, devices: int) -> Step:
-    """A step with two batches that overlap, or with one where that is sooner: few rows are not worth halving."""
-    steps = [
-        colocated_step(shape, load, replace(serving, overlap=way), device, link, devices) for way in ("tbo", "none")
-    ]
-    return min(steps, key=lambda step: step.seconds)
 
 
 def _cloudmatrix_rows() -> list[Row]:
     def ask(sequences: float) -> Predict:
         serving = Serving(drafts=1, acceptance=0.7)
         load = Load(sequences, 4096)
-        return lambda p: (
-            2 * better(known.DEEPSEEK_V3, load, serving, p.devices["910c"], p.links["ub"], 320).device_tokens_s
-        )
+        return lambda p: 2 * better(p, ("910c", "ub"), known.DEEPSEEK_V3, load, serving, 320).device_tokens_s
 
     source = "CloudMatrix384, arXiv 2506.12708"
     rows = (("96 sequences per NPU", 1943.0, 48), ("8 sequences per NPU", 538.0, 4))
@@ -126,7 +113,7 @@ def _separate_rows() -> list[Row]:
         Row("Step-3, 16 attention and 16 expert GPUs, 404 sequences per attention GPU", "arXiv 2507.19427",
             "tokens/s per GPU", 4039.0, "separate", "tested", step_3),
         Row("DeepSeek on 910C, 480 attention and 288 expert dies, 96 sequences per attention die",
-            "xDeepServe, arXiv 2508.02520", "tokens/s per chip", 2400.0, "separate", "tested", xdeepserve),
+            "xDeepServe, arXiv 2508.02520", "tokens/s per chip", 2400.0, "separate", "fitted", xdeepserve),
     ]  # fmt: skip
 
 
@@ -147,16 +134,15 @@ def ascend_gain(p: Profiles, context: int, attention_dies: int) -> float:
 def nvl72_together(p: Profiles) -> float:
     """Tokens/s per GPU of 72 colocated GPUs at 8,192 tokens, with as many sequences as fit."""
     shape, device = known.QWEN3_235B, p.devices["gb200"]
-    serving = Serving(unevenness=UNBALANCED)
+    serving = Serving()
     room = on_device(shape, serving, device.memory_bytes, shape.experts / 72).cached_tokens // 8192
-    return better(shape, Load(room, 8192), serving, device, p.links["nvl72"], 72).device_tokens_s
+    return better(p, ("gb200", "nvl72"), shape, Load(room, 8192), serving, 72).device_tokens_s
 
 
 def nvl72_gain(p: Profiles) -> float:
     """Peak tokens/s per GPU of 63 attention and 9 expert GPUs over 72 colocated ones, as a factor."""
     shape, device = known.QWEN3_235B, p.devices["gb200"]
-    serving = Serving(unevenness=UNBALANCED)
-    apart = replace(serving, micro_batches=3, groups=1)
+    apart = Serving(micro_batches=3, groups=1)
     alone = on_device(shape, apart, device.memory_bytes, 0).cached_tokens // 8192
     step = separate_of(p, shape, (63, 9), ("gb200", "nvl72"), Load(alone, 8192), apart)
     return step.device_tokens_s * 63 / 72 / nvl72_together(p)
@@ -192,7 +178,7 @@ def ascend_together(p: Profiles, context: int) -> float:
     """Tokens/s per die of 64 dies that have everything, with as many sequences as fit."""
     shape, device = known.DEEPSEEK_V32, p.devices["910c"]
     together = on_device(shape, Serving(), device.memory_bytes, 4).cached_tokens // (context + 512)
-    return better(shape, Load(together, context), Serving(), device, p.links["ub"], 64).device_tokens_s
+    return better(p, ("910c", "ub"), shape, Load(together, context), Serving(), 64).device_tokens_s
 
 
 def _gain_rows() -> list[Row]:
@@ -220,22 +206,13 @@ def _gain_rows() -> list[Row]:
 
 
 def _prefill_rows() -> list[Row]:
-    plain = Serving(overlap="tbo")
-    by_node = replace(
-        plain, deduplicated=True, summed=True
-    )  # a row goes once to each of four nodes, and NVLink spreads it
-
-    def sglang(p: Profiles) -> float:
-        return 8 * prefill(known.DEEPSEEK_V3, 2000, by_node, p.devices["h100"], p.links["infiniband"], 4).tokens_s
-
     def cloudmatrix(p: Profiles) -> float:
+        plain = Serving(overlap="tbo")
         return 2 * prefill(known.DEEPSEEK_V3, 4096, plain, p.devices["910c"], p.links["ub"], 32).tokens_s
 
     return [
-        Row("DeepSeek-V3, prompts of 2,000 tokens, 8 H100", "lmsys.org, 2025-05-05", "tokens/s per node", 52300.0,
-            "prefill", "tested", sglang),
         Row("DeepSeek-R1 on 910C, prompts of 4,096 tokens", "CloudMatrix384, arXiv 2506.12708", "tokens/s per NPU",
-            6688.0, "prefill", "tested", cloudmatrix),
+            6688.0, "prefill", "fitted", cloudmatrix),
     ]  # fmt: skip
 
 
@@ -243,5 +220,5 @@ def rows() -> list[Row]:
     """All of them, in the order of docs/planner.md."""
     return [
         *table_7_rows(), *table_6_rows(), *_deepseek_rows(), *_longcat_2_rows(), *_cloudmatrix_rows(),
-        *_ascend_rows(), *_separate_rows(), *_gain_rows(), *_prefill_rows(),
+        *_ascend_rows(), *_separate_rows(), *_gain_rows(), *_prefill_rows(), *engine_rows(),
     ]  # fmt: skip

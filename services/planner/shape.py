@@ -6,11 +6,17 @@ from dataclasses import dataclass
 from typing import Literal
 
 BYTES = {"fp32": 4.0, "bf16": 2.0, "fp8": 1.0, "nvfp4": 0.5625}  # of a value; nvfp4 has an fp8 scale for each 16 values
+SCALED = 128  # values of an fp8 latent that share a scale
+
+
+def _fours(size: int) -> int:
+    """Rounded up to whole words of four bytes."""
+    return -(-size // 4) * 4
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Attention:
-    """One attention sublayer. `latent`: values of a row in the KV cache; 0 rank: grouped-query attention.
+    """One attention sublayer.
 
     `kept` is the number of keys that a query attends to at most, `index_heads` and `index_width` choose them; 0: all
     keys.
@@ -21,14 +27,30 @@ class Attention:
     projected: int  # parameters of all projections
     out: int  # those of them that follow the core
     key_flops: int  # multiply-adds count twice: of one query row with one key, scores and values
+    whole: int = 0  # of `projected`, those that each rank of a tensor-parallel group has whole
+    rope: int = 0  # values of a latent in the cache that stay in bf16 where it is fp8; 0: it is no latent
     kv_heads: int = 1  # that a tensor-parallel group can divide; an MLA's latent is one
     kept: int = 0
     index_heads: int = 0
     index_width: int = 0
+    windowed: float = 0.0  # share of sublayers in which a query attends to its first and last keys alone
+    window: int = 0  # how many those are
+
+    def cached_bytes(self, dtype: str, wide: str = "bf16") -> float:
+        """Bytes of a token in one sublayer's cache.
+
+        A latent in fp8 has an fp32 scale for each of its blocks, and its rope part stays in the model's `wide` dtype.
+        """
+        if dtype != "fp8" or not self.rope:
+            return self.cached * BYTES[dtype]
+        latent = self.cached - self.rope
+        return _fours(latent) + 4.0 * -(-latent // SCALED) + _fours(int(BYTES[wide]) * self.rope)
 
     def keys(self, context: float) -> float:
-        """How many keys a query's scores are made of."""
-        return min(context, self.kept) if self.kept else context
+        """How many keys a query's scores are made of, on average over sublayers."""
+        if self.kept:
+            return min(context, self.kept)
+        return context - self.windowed * max(0.0, context - self.window)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -52,9 +74,9 @@ class Shape:
     shortcut: bool = False  # what experts add is needed at the end of the layer only
     draft_params: int = 0  # of multi-token prediction
     table_values: int = 0  # of n-gram tables
-    draft_cached: int = 0  # values per token that a draft's cache has
     longest: int = 131072
     counted_params: int = 0  # of an attention worker, where all tensors were counted; 0: see attention_side_params
+    tied: bool = False  # the head is the embedding
 
     @property
     def expert_params(self) -> int:
@@ -93,18 +115,25 @@ class Shape:
         if self.counted_params:
             return self.counted_params
         layer = self.sublayers * (self.attention.projected + self.dense_params) + self.gate_params + self.shared_params
-        return self.layers * layer + self.plain_layers * self.plain_params + 2 * self.vocabulary * self.hidden
+        return self.layers * layer + self.plain_layers * self.plain_params + self.end_params
+
+    @property
+    def end_params(self) -> int:
+        """Embedding and head."""
+        return (1 if self.tied else 2) * self.vocabulary * self.hidden
 
     @property
     def all_expert_params(self) -> int:
         return self.layers * self.experts * self.expert_params
 
-    @property
-    def cached_per_token(self) -> int:
-        """Values in the KV cache, over all layers; with the keys of an index where there is one, one per layer."""
-        layers = self.layers * self.sublayers + self.plain_layers
+    def cached_token_bytes(self, dtype: str, drafts: bool, wide: str = "bf16") -> float:
+        """Bytes of a token in the KV cache, over all layers; keys of an index, where there is one, once per layer.
+
+        With `drafts` also in the draft's cache, which is of the same kind.
+        """
+        layers = self.layers * self.sublayers + self.plain_layers + (drafts and self.draft_params > 0)
         index = self.attention.index_width * (self.layers + self.plain_layers) if self.attention.kept else 0
-        return layers * self.attention.cached + index + self.draft_cached
+        return layers * self.attention.cached_bytes(dtype, wide) + index * BYTES[dtype]
 
 
 def mla(
@@ -119,6 +148,8 @@ def mla(
     kept: int = 0,
     index_heads: int = 0,
     index_width: int = 0,
+    windowed: float = 0.0,
+    window: int = 0,
 ) -> Attention:
     """Multi-head latent attention, absorbed: a key is a row of kv_rank + rope values, shared by all heads."""
     out = kv_rank * heads * value + heads * value * hidden
@@ -129,10 +160,14 @@ def mla(
         cached=kv_rank + rope,
         projected=q + hidden * (kv_rank + rope) + kv_rank * heads * nope + out + index,
         out=out,
+        whole=hidden * (q_rank + kv_rank + rope) + index,
+        rope=rope,
         key_flops=2 * heads * (2 * kv_rank + rope),
         kept=kept,
         index_heads=index_heads,
         index_width=index_width,
+        windowed=windowed,
+        window=window,
     )
 
 
@@ -144,6 +179,7 @@ def gqa(hidden: int, heads: int, kv_heads: int, width: int, q_rank: int = 0) -> 
         cached=2 * kv_heads * width,
         projected=q + 2 * hidden * kv_heads * width + heads * width * hidden,
         out=heads * width * hidden,
+        whole=hidden * q_rank,
         kv_heads=kv_heads,
         key_flops=2 * heads * 2 * width,
     )

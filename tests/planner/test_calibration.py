@@ -23,7 +23,7 @@ from services.planner.one_machine import Point, step
 
 SMALL = {**LONGCAT, "hidden_size": 64, "ffn_hidden_size": 128, "expert_ffn_hidden_size": 32, "num_attention_heads": 4}
 CONFIG = {"num_layers": 2, "max_position_embeddings": 4096, "vocab_size": 256, "q_lora_rank": 48, "kv_lora_rank": 32}
-CORE = Device(name="cpu", memory_bytes=1e9, memory_bytes_s=1e10, flops={"bf16": 1e11}, shared_memory=True)
+CORE = Device(name="cpu", memory_bytes=1e9, memory_bytes_s=1e10, flops={"bf16": 1e11})
 
 
 def config() -> ModelConfig:
@@ -101,9 +101,9 @@ def test_the_path_of_a_gpu_runs_on_any_device() -> None:
 def test_replicas_are_experts_that_a_worker_has_and_cost_what_finding_them_costs() -> None:
     shape, wire = SHAPE, link("loopback")
     pools = Pools(attention=1, experts=4, attention_device=CORE, expert_device=CORE, link=wire, replicas=2)
-    assert pools.held(shape) == shape.experts / 2
+    assert pools.held == 1 / 2
     more = Pools(attention=1, experts=1, attention_device=CORE, expert_device=CORE, link=wire, replicas=2)
-    assert more.held(shape) == shape.experts
+    assert more.held == 1.0
     once, twice = (step(Point(shape, 2, 2, 64.0, replicas), CORE, wire).layer.experts for replicas in (1, 2))
     assert twice > once
     assert step(Point(shape, 32, 1, 64.0, 1), CORE, wire) == step(Point(shape, 32, 1, 64.0, 2), CORE, wire)

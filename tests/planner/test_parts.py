@@ -7,12 +7,17 @@ from dataclasses import replace
 
 import pytest
 
-from services.planner import experts
+from services.checkpoint.sparse import StreamingAttention
+from services.cli.plan import FLASH_CHAT as FLASH_CONFIG
+from services.cli.plan import Sizes
+from services.cli.planning.models import shape_of
+from services.planner import attention, experts
 from services.planner.device import Device, Factors, Link, side_by_side
 from services.planner.exchange import exchange, workers_reached
 from services.planner.families import DEEPSEEK_V3, FAMILIES, FLASH_CHAT, OTHERS
-from services.planner.layer import Pools, colocated, separate
+from services.planner.layer import Layer, Pools, colocated, separate
 from services.planner.serving import Load, Serving
+from services.planner.shape import mla
 from services.planner.step import colocated_step
 from services.planner.traffic import percentile_s, waiting_s
 from services.planner.work import Work
@@ -27,7 +32,8 @@ LOAD = Load(64, 4000)
 def test_sizes_are_those_of_the_published_models() -> None:
     assert FLASH_CHAT.expert_params == 37_748_736
     assert FLASH_CHAT.ffn_choices == 8
-    assert 2 * (FLASH_CHAT.cached_per_token - FLASH_CHAT.draft_cached) == 64_512  # bytes a token in bf16
+    assert FLASH_CHAT.cached_token_bytes("bf16", drafts=False) == 64_512
+    assert FLASH_CHAT.cached_token_bytes("bf16", drafts=True) == 64_512 + 2 * 576
     billions = {
         name: round((s.all_expert_params + s.attention_side_params) / 1e9) for name, s in {**FAMILIES, **OTHERS}.items()
     }
@@ -115,3 +121,49 @@ def test_waits_grow_without_bound_as_servers_fill() -> None:
     assert math.isinf(waiting_s(1.0, 1.0, 4, 1.0))
     assert waiting_s(0.5, 1.0, 1, 1.0) == pytest.approx(1.0)  # M/M/1: rho / (1 - rho) services
     assert percentile_s(1.0, 0.5) == pytest.approx(2 * math.log(50))
+
+
+@pytest.mark.parametrize(
+    ("peaks", "dtype", "found"),
+    [
+        ({"bf16": 4, "fp8": 8}, "fp8", 8),
+        ({"bf16": 4, "fp8": 8}, "nvfp4", 8),
+        ({"bf16": 4, "nvfp4": 16}, "fp8", 4),
+        ({"bf16": 4, "fp8": 8}, "fp32", 2),
+        ({"fp8": 8}, "bf16", 4),
+        ({"fp32": 1}, "fp8", 1),
+    ],
+)
+def test_a_dtype_that_a_device_lacks_runs_in_the_next_wider_one(
+    peaks: dict[str, float], dtype: str, found: float
+) -> None:
+    assert replace(GPU, flops=peaks).gemm_flops(dtype) == found
+
+
+def test_each_replica_is_read_and_gets_its_share_of_the_rows() -> None:
+    def layer(replicas: int, sequences: float, unevenness: float) -> Layer:
+        pools = Pools(attention=64, experts=64, attention_device=GPU, expert_device=GPU, link=WIRE, replicas=replicas)
+        serving = Serving(deduplicated=True, unevenness=unevenness)
+        return separate(FLASH_CHAT, Load(sequences, 4000), serving, pools)
+
+    assert layer(2, 64, 0).experts > 1.5 * layer(1, 64, 0).experts  # twice the weights, bound by memory
+    assert layer(2, 4096, 2).experts < layer(1, 4096, 2).experts  # more even, bound by products
+    assert Pools(attention=1, experts=1, attention_device=GPU, expert_device=GPU, link=WIRE, replicas=2).held == 1
+
+
+def test_ranks_compute_whole_what_each_of_them_has_whole() -> None:
+    a = FLASH_CHAT.attention
+    whole, four = attention.qkv(a, 1, "bf16", 1).read_bytes, attention.qkv(a, 1, "bf16", 4).read_bytes
+    assert a.whole == 6144 * (1536 + 576)
+    assert four == pytest.approx(2 * a.whole + (whole - 2 * a.whole) / 4)
+
+
+def test_sublayers_that_read_a_window_have_fewer_keys() -> None:
+    half = mla(6144, 64, windowed=0.5, window=1024)
+    assert half.keys(1000) == 1000
+    assert half.keys(9216) == (9216 + 1024) / 2
+    streaming = StreamingAttention(sink_blocks=1, recent_blocks=7, sparse=(True, False) * 28)
+    shape = shape_of(replace(FLASH_CONFIG, streaming=streaming), Sizes.of("zigzag", FLASH_CONFIG))
+    assert (shape.attention.windowed, shape.attention.window) == (0.5, 1024)
+    dense = colocated(FLASH_CHAT, Load(64, 64000), Serving(), GPU, WIRE, 128)
+    assert colocated(shape, Load(64, 64000), Serving(), GPU, WIRE, 128).attention < 0.7 * dense.attention

@@ -1,36 +1,28 @@
-"""`caracal plan --gpu`: a page, JSON, a picture; and one clear line for what cannot be, with the nearest that can."""
+"""`caracal plan --gpu`: a page, JSON, a picture; and the plan beside a cluster."""
 
 from __future__ import annotations
 
 import json
-import math
 import time
 import xml.etree.ElementTree as ElementTree
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from support.tiny_checkpoint import UNEVEN, make_checkpoint
 from typer.testing import CliRunner
 
-from services.attention_worker.engine.kv_cache import KvCache
-from services.attention_worker.loading import open_model
-from services.attention_worker.settings import AttentionSettings
-from services.checkpoint.tensors import attention_tensors
 from services.cli.app import app
-from services.cli.plan import Sizes, config_of
-from services.cli.planning.compare import read_plan, rows
+from services.cli.planning.compare import Plan, read_plan, rows, show
 from services.cli.planning.errors import BadPlan
-from services.cli.planning.models import find_shape, shape_of
+from services.cli.planning.models import find_shape
 from services.cli.planning.question import Question, ask
 from services.membership.overview import Overview
 from services.membership.record import WorkerRecord
 from services.planner.families import FLASH_CHAT
-from services.planner.memory import PAGE_TOKENS, on_device
-from services.planner.serving import Serving
 from services.planner.traffic import Slo, Traffic
 
 ON_GPUS = ["plan", "flash-chat", "--gpu", "h800"]
-USAGE, SECONDS = 2, 2.0
+SECONDS = 2.0
 
 
 def run(*words: str) -> str:
@@ -63,6 +55,10 @@ def test_json_has_what_the_page_has() -> None:
     separate = found["ways"]["separate"]
     assert separate["attention"] + separate["experts"] == 64
     assert separate["expert_workers"] == separate["experts"]
+    assert separate["pages"] > 0
+    assert found["traffic"] == {"requests_s": 5, "prompt": 4000, "answer": 1000, "cached": 0, "spread": 1}
+    assert found["slo"] == {"itl_ms": 50, "ttft_p99_s": 5}
+    assert (found["weights"], found["kv"], found["usd_per_device_hour"]) == ("fp8", "bf16", 2)
     front = [(one["tokens_s_per_user"], one["tokens_s_per_device"]) for one in found["frontier"]]
     assert front == sorted(front, key=lambda one: (-one[0], one[1]))
 
@@ -96,50 +92,10 @@ def test_a_rate_is_served_by_what_is_planned_for_it() -> None:
     assert found.answer.winner.devices <= found.answer.devices
 
 
-@pytest.mark.parametrize(
-    ("words", "said"),
-    [
-        (["plan", "flash-chat", "--gpu", "h300", "--gpus", "8"], "the nearest is 'h800'"),
-        (["plan", "flash-chot", "--gpu", "h800", "--gpus", "8"], "the nearest is 'flash-chat'"),
-        ([*ON_GPUS, "--gpus", "8", "--link", "infini"], "the nearest is 'infiniband'"),
-        ([*ON_GPUS], "no traffic and no devices"),
-        ([*ON_GPUS, "--rate", "0"], "no traffic and no devices"),
-        ([*ON_GPUS, "--gpus", "8", "--answer", "0"], "the least is --prompt 1 --answer 1"),
-        ([*ON_GPUS, "--gpus", "3"], "do not hold LongCat-Flash-Chat in fp8; the nearest that is feasible: --gpus"),
-        ([*ON_GPUS, "--gpus", "64", "--itl", "1"], "meets the SLO; the nearest that is feasible:"),
-        ([*ON_GPUS, "--gpus", "32", "--rate", "100000"], "the nearest that is feasible: --rate"),
-        ([*ON_GPUS, "--rate", "1e9"], "the nearest that is feasible: --rate"),
-        ([*ON_GPUS, "--budget", "1"], "buy no h800 at 2; the nearest: --budget 2"),
-        ([*ON_GPUS, "--gpus", "64", "--prompt", "500000"], "the nearest that is feasible: --prompt"),
-        ([*ON_GPUS, "--gpus", "64", "--weights", "fp7"], "the nearest is 'fp8'"),
-        (["plan", "flash-chat", "--gpus", "8"], "--gpu names what to plan for"),
-        ([*ON_GPUS, "--gpus", "8", "--profile", "/nonexistent"], "is no profile"),
-    ],
-)
-def test_what_cannot_be_is_said_in_one_line(words: list[str], said: str) -> None:
-    done = CliRunner().invoke(app, words)
-    assert done.exit_code == USAGE
-    assert said in done.output
-    assert len(done.output.strip().splitlines()) == 1
-
-
 def test_a_file_that_cannot_be_written_is_a_failure() -> None:
     done = CliRunner().invoke(app, [*ON_GPUS, "--gpus", "64", "--plot", "/nonexistent/a.svg"])
     assert done.exit_code == 1
     assert "--plot /nonexistent/a.svg: No such file" in done.output
-
-
-def test_what_is_planned_is_what_a_worker_allocates(tmp_path: Path) -> None:
-    """Weights and pages of a checkpoint, to the byte."""
-    path = make_checkpoint(tmp_path / "model", UNEVEN)
-    loaded = open_model(AttentionSettings(model=path, dtype="float32", kv_pages=3)).load()
-    config, drafts, name = config_of(str(path))
-    shape = shape_of(config, Sizes.of(name, config, drafts))
-    serving = Serving(dense_dtype="fp32", expert_dtype="fp32", kv_dtype="fp32")
-    memory = on_device(shape, serving, 1e9, held=0)
-    assert KvCache(loaded.model, 3, PAGE_TOKENS, 4, loaded.limits.max_model_len).bytes == 3 * memory.page_bytes
-    tensors = sum(math.prod(shape) for _, shape in attention_tensors(config))
-    assert memory.dense_bytes == 4 * tensors
 
 
 def test_a_family_by_name_is_its_checkpoint() -> None:
@@ -150,19 +106,50 @@ def test_a_family_by_name_is_its_checkpoint() -> None:
     assert counted.draft_params == pytest.approx(FLASH_CHAT.draft_params, rel=1e-3)
 
 
+def planned(path: Path, *more: str) -> Plan:
+    path.write_text(run(*ON_GPUS, "--gpus", "64", *more, "--json"))
+    return read_plan(path)
+
+
 def test_a_cluster_beside_its_plan(tmp_path: Path) -> None:
+    plan = planned(tmp_path / "plan.json", "--replicas", "2")
+    numbers = plan.numbers
+    cluster = [WorkerRecord(worker_id="router-0", role="router", address="h:1", boot_id="b")]
+    attention = WorkerRecord(worker_id="a-0", role="attention", address="h:1", boot_id="b", epoch=1)
+    for number in range(numbers["attention_workers"]):
+        stats = {"kv_pages_total": float(numbers["pages"] - (number == 3)), "running": 7.0}
+        cluster.append(replace(attention, worker_id=f"a-{number}", stats=stats))
+    for number in range(numbers["expert_workers"] - 1):
+        record = replace(attention, worker_id=f"e-{number}", role="expert", loaded=numbers["experts_per_worker"])
+        cluster.append(record)
+    good = {name: fits for name, _, _, fits in rows(plan, Overview(workers=tuple(cluster)))}
+    assert good == {
+        "attention workers": True,
+        "expert workers": False,
+        "routers": numbers["routers"] == 1,
+        "replicas of an expert, on average": False,
+        "experts on the fullest expert worker": True,
+        "sequences on the fullest attention worker": True,
+        "pages of the attention worker with fewest": False,
+    }
+
+
+def test_a_plan_that_another_way_has_won_says_so(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    plan = planned(tmp_path / "plan.json")
+    assert plan.winner != "separate"
+    assert not show(plan, Overview())
+    assert f"In this plan {plan.winner} has won." in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("field", ["pages", "tp", "replicas", "model_experts"])
+def test_a_plan_with_a_wrong_field_is_named(tmp_path: Path, field: str) -> None:
     path = tmp_path / "plan.json"
-    path.write_text(run(*ON_GPUS, "--gpus", "64", "--json"))
-    plan = read_plan(path)
-    workers = [WorkerRecord(worker_id="router-0", role="router", address="h:1", boot_id="b")]
-    for number in range(plan["attention_workers"]):
-        workers.append(WorkerRecord(worker_id=f"a-{number}", role="attention", address="h:1", boot_id="b", epoch=1))
-    for number in range(plan["expert_workers"] - 1):
-        record = WorkerRecord(worker_id=f"e-{number}", role="expert", address="h:1", boot_id="b", epoch=1, loaded=9)
-        workers.append(record)
-    good = {name: fits for name, _, _, fits in rows(plan, Overview(workers=tuple(workers)))}
-    assert good["attention workers"]
-    assert not good["expert workers"]
-    path.write_text("{}")
+    raw = json.loads(run(*ON_GPUS, "--gpus", "64", "--json"))
+    raw["ways"]["separate"][field] = 1.5
+    path.write_text(json.dumps(raw))
+    with pytest.raises(BadPlan, match=f"{field} of the plan is no whole number"):
+        read_plan(path)
+    del raw["ways"]["separate"][field]
+    path.write_text(json.dumps(raw))
     with pytest.raises(BadPlan, match="no plan with separate pools"):
         read_plan(path)

@@ -26,6 +26,7 @@ def plan(
     kv: given.KvDtype = "bf16",
     replicas: given.Replicas = 1,
     unevenness: given.Unevenness = 0.0,
+    acceptance: given.Acceptance = 0.8,
     rate: given.Rate = 0.0,
     prompt: given.Prompt = 4000.0,
     answer: given.AnswerTokens = 1000.0,
@@ -65,7 +66,7 @@ def plan(
         slo = Slo(ttft_s=ttft, itl_s=itl / 1e3)
         asked = Question(
             model=model, gpu=gpu, gpus=gpus, budget_h=budget, link=link, price_h=price, weights=weights, kv=kv,
-            replicas=replicas, unevenness=unevenness, traffic=traffic, slo=slo, profile=profile,
+            replicas=replicas, unevenness=unevenness, acceptance=acceptance, traffic=traffic, slo=slo, profile=profile,
         )  # fmt: skip
         _ask(asked, plot, values, as_json)
     except BadPlan as error:

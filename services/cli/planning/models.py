@@ -6,6 +6,7 @@ import difflib
 from pathlib import Path
 
 from services.checkpoint.config import ModelConfig
+from services.checkpoint.sparse import BLOCK
 from services.cli.plan import KNOWN, Sizes, config_of
 from services.cli.planning.errors import BadPlan
 from services.planner.families import FAMILIES, OTHERS
@@ -14,6 +15,7 @@ from services.planner.shape import Shape, mla
 
 def shape_of(config: ModelConfig, sizes: Sizes) -> Shape:
     """The planner's view of a checkpoint, with every tensor counted."""
+    streaming = config.streaming
     return Shape(
         name=sizes.name,
         layers=config.num_layers,
@@ -27,6 +29,8 @@ def shape_of(config: ModelConfig, sizes: Sizes) -> Shape:
             nope=config.qk_nope_head_dim,
             rope=config.qk_rope_head_dim,
             value=config.v_head_dim,
+            windowed=sum(streaming.sparse) / len(streaming.sparse) if streaming else 0.0,
+            window=BLOCK * (streaming.sink_blocks + streaming.recent_blocks) if streaming else 0,
         ),
         experts=config.n_routed_experts,
         zero=config.zero_expert_num,
@@ -36,7 +40,7 @@ def shape_of(config: ModelConfig, sizes: Sizes) -> Shape:
         dense_ffn=config.ffn_hidden_size,
         shortcut=True,
         draft_params=sizes.draft_params,
-        draft_cached=config.latent if sizes.draft_params else 0,
+        tied=config.tie_word_embeddings,
         table_values=sizes.table_values,
         longest=config.max_position_embeddings,
         counted_params=sizes.attention_params,
@@ -59,3 +63,8 @@ def find_shape(model: str) -> Shape:
         )
     config, drafts, name = config_of(model)
     return shape_of(config, Sizes.of(name, config, drafts))
+
+
+def is_served(model: str) -> bool:
+    """Whether it is a model that Caracal serves: one of LongCat's family with a config that it reads."""
+    return model in KNOWN or model not in {**FAMILIES, **OTHERS}

@@ -33,16 +33,20 @@ Model = Annotated[str | None, typer.Argument(help=MODEL_HELP)]
 Memory = Annotated[float, number("GB that one expert worker has for experts.", 0.001)]
 AttentionMemory = Annotated[float, number("GB that one attention worker has.", 0.001)]
 Gpu = Annotated[str, typer.Option(help=GPU_HELP, autocompletion=gpu_names)]
-Gpus = Annotated[int, typer.Option(help="How many there are; 0: as many as --rate takes.", min=0, max=8192)]
-Budget = Annotated[float, number("USD an hour instead of a number.")]
+Gpus = Annotated[
+    int,
+    typer.Option(help="How many there are; 0: as few as --rate takes, or as many as --budget buys.", min=0, max=8192),
+]
+Budget = Annotated[float, number("USD an hour, at most; with --rate the fewest that serve it.")]
 LinkName = Annotated[str, typer.Option(help="Between them: infiniband, efa, nvlink, nvl72, ub, 100gbe, loopback.")]
 Price = Annotated[float, number("USD an hour of one; 0: the profile's.")]
-Weights = Annotated[str, typer.Option(help="fp8, bf16 or fp32.")]
-KvDtype = Annotated[str, typer.Option(help="Dtype of the KV cache.")]
+Weights = Annotated[str, typer.Option(help="fp8, bf16, fp32 or nvfp4.")]
+KvDtype = Annotated[str, typer.Option(help="Dtype of the KV cache: bf16, fp8 or fp32.")]
 Replicas = Annotated[int, typer.Option(help="Of each expert, in separate pools.", min=1, max=8)]
 Unevenness = Annotated[
     float, number("Deviation of experts' loads over their mean, beyond what factors have in them.", 0, 10)
 ]
+Acceptance = Annotated[float, number("Share of drafted tokens that are right.", 0, 1)]
 Rate = Annotated[float, number("Requests a second; 0: the most that fit.")]
 Prompt = Annotated[float, number("Tokens of a prompt, on average.")]
 AnswerTokens = Annotated[float, number("Tokens of an answer, on average.")]

@@ -13,7 +13,9 @@ from rich.text import Text
 from services.cli.fitting_table import folded
 from services.cli.planning.question import Found
 from services.cli.planning.sizing import sizing
+from services.planner.answer import USUAL_LOAD, Answer
 from services.planner.deployment import Candidate
+from services.planner.traffic import Slo, Traffic
 
 GB = 1e9
 FRONT_ROWS = 8
@@ -46,7 +48,7 @@ def verdict(found: Found) -> str:
     a = found.answer
     name, other = ("separate pools", "colocated experts")[:: 1 if a.winner.way == "separate" else -1]
     if math.isinf(a.margin):
-        lead = f"{name} ({a.winner.way}): nothing else fits."
+        lead = f"{name} ({a.winner.way}), for want of another way."
     elif a.clear:
         lead = f"{name} ({a.winner.way}) serve {100 * a.margin:.0f} % more than {other}."
     else:
@@ -54,13 +56,20 @@ def verdict(found: Found) -> str:
             f"{name} ({a.winner.way}) are {100 * a.margin:.0f} % ahead of {other}, within the model's error: "
             "undecided, measure before you buy."
         )
-    right, asked = a.right_signs
+    off = a.off_by
+    less, more = (f"up to {times:.2g} times too" if times > 1 else "never too" for times in (off.under, off.over))
     return (
         f"{lead[0].upper()}{lead[1:]} {a.why}\n"
-        f"How sure: of {asked} published comparisons of the two the model has the sign right in {right}; where nothing "
-        f"was fitted it was off by {100 * a.off_by.error:.0f} % (root mean square of {a.off_by.tested}); "
-        "see docs/planner.md."
+        f"How sure: of published comparisons of the two the model has the sign right in {signs_in_words(a)}. Where "
+        f"nothing was fitted it gave separate pools {less} little and {more} much ({off.tested} "
+        f"rows): here a margin of more than {100 * a.decisive:.0f} % is clear; see docs/planner.md."
     )
+
+
+def signs_in_words(a: Answer) -> str:
+    """How often the sign is right, apart for rows that nothing was fitted on."""
+    (right, tested), (fitting, fitted) = a.tested_signs, a.fitted_signs
+    return f"{right} of {tested} that it was tested on, and {fitting} of {fitted} that it was fitted on"
 
 
 def _ways(found: Found) -> Table:
@@ -75,26 +84,29 @@ def _ways(found: Found) -> Table:
         "devices: attention + experts + prompts",
         [f"{one.attention} + {one.experts} + {one.prefill}" for one in ordered],
     )
-    row("requests/s", [f"{one.rate:.4g}" for one in ordered])
+    row("requests/s within the SLO, with every place taken", [f"{one.rate:.4g}, {one.full:.4g}" for one in ordered])
     row("tokens/s per device", [f"{one.device_tokens_s(t):,.0f}" for one in ordered])
     row("tokens/s per user", [f"{one.step.user_tokens_s:.1f}" for one in ordered])
-    row("USD per million new tokens, full", [f"{one.price(t):.3g}" for one in ordered])
+    row("USD per million new tokens", [f"{one.price(t):.3g}" for one in ordered])
     if t.rate:
         row("at the given rate", [f"{one.price(t, min(t.rate, one.rate)):.3g}" for one in ordered])
-    row("to the first token, p50 and p99, s", [_ttft(one, found) for one in ordered])
+    at = f"{t.rate:g} requests/s" if t.rate else f"{100 * USUAL_LOAD:.0f} % of that"
+    row(f"to the first token at {at}, p50 and p99, s", [_ttft(one, found) for one in ordered])
     row("tensor parallel, drafts", [f"{one.serving.tp}, {one.serving.drafts}" for one in ordered])
-    row("sequences per device", [str(one.sequences) for one in ordered])
+    row("sequences of an attention worker", [str(one.sequences) for one in ordered])
     return table
 
 
 def _ttft(one: Candidate, found: Found) -> str:
     t = found.question.traffic
-    rate = min(t.rate, 0.95 * one.rate) if t.rate else 0.7 * one.rate
+    rate = t.rate or USUAL_LOAD * one.rate
+    if rate > one.rate:
+        return "too long"
     return f"{one.ttft_percentile_s(t, rate, 0.5):.2g}, {one.ttft_percentile_s(t, rate):.2g}"
 
 
 def _winner(found: Found) -> Table:
-    size = sizing(found.machine, found.answer.winner, found.question.traffic, found.question.slo)
+    size = sizing(found.machine, found.answer.winner, found.question.traffic)
     table = Table(*folded("", ""), title=f"Sizes: {found.answer.winner.way}", show_header=False)
     for name, value in size.rows():
         table.add_row(name, value)
@@ -106,7 +118,7 @@ def _front(found: Found) -> Table:
     t = found.question.traffic
     table = Table(
         *folded("tokens/s per user", "tokens/s per device", "USD per million", "way", "sequences"),
-        title="Frontier, without the SLO",
+        title="Frontier, without the SLO and with every place taken",
     )
     front = found.answer.front
     stride = max(1, math.ceil(len(front) / FRONT_ROWS))
@@ -122,52 +134,77 @@ def notes(found: Found) -> list[str]:
     assumed = [
         f"{name}: {source}"
         for name, source in {**device.sources, **link.sources}.items()
-        if source.startswith("assumed")
+        if name != "factors" and not source.startswith(("published", "measured"))
     ]
-    factors = device.sources.get("factors") or device.factors.fitted_on or "of another device"
-    lines = [f"Factors of {device.name}: {factors}."]
+    lines = [found.cut[0].upper() + found.cut[1:] + "."] if found.cut else []
+    lines.append(f"Factors of {device.name}: {device.sources.get('factors') or device.factors.fitted_on}.")
     if assumed:
-        lines.append("Assumed, not published or measured here: " + "; ".join(assumed) + ".")
+        lines.append("Neither published nor measured here: " + "; ".join(assumed) + ".")
     return lines
 
 
 def to_dict(found: Found) -> dict[str, Any]:
     """The plan as one JSON object, which `caracal status --plan` reads."""
-    q, a, t = found.question, found.answer, found.question.traffic
+    q, a, m = found.question, found.answer, found.machine
     return {
-        "model": found.machine.shape.name,
+        "model": m.shape.name,
         "gpu": q.gpu,
         "devices": a.devices,
-        "link": found.machine.link.name,
+        "link": m.link.name,
+        "weights": m.serving.expert_dtype,
+        "kv": m.serving.kv_dtype,
+        "usd_per_device_hour": m.price_h,
+        "traffic": _traffic(q.traffic),
+        "slo": _slo(q.slo),
         "winner": a.winner.way,
         "margin": None if math.isinf(a.margin) else a.margin,
+        "decisive_margin": a.decisive,
         "clear": a.clear,
         "why": a.why,
-        "off_by": a.off_by.error,
-        "right_signs": list(a.right_signs),
+        "off_by": {"under": a.off_by.under, "over": a.off_by.over, "rows": a.off_by.tested},
+        "right_signs": {"tested": list(a.tested_signs), "fitted": list(a.fitted_signs)},
         "after_loss": a.after_loss,
-        "ways": {
-            way: {
-                "attention": one.attention,
-                "experts": one.experts,
-                "prefill": one.prefill,
-                "tp": one.serving.tp,
-                "drafts": one.serving.drafts,
-                "sequences": one.sequences,
-                "requests_s": one.rate,
-                "tokens_s_per_device": one.device_tokens_s(t),
-                "tokens_s_per_user": one.step.user_tokens_s,
-                "usd_per_million": one.price(t),
-                "itl_ms": 1e3 * one.step.tpot_s,
-                "ttft_s": one.ttft_s,
-                **sizing(found.machine, one, t, q.slo).to_dict(),
-            }
-            for way, one in a.chosen.items()
-        },
+        "notes": notes(found),
+        "ways": {way: _way(found, one) for way, one in a.chosen.items()},
         "frontier": [
-            {"way": one.way, "tokens_s_per_user": one.step.user_tokens_s, "tokens_s_per_device": one.device_tokens_s(t)}
+            {
+                "way": one.way,
+                "tokens_s_per_user": one.step.user_tokens_s,
+                "tokens_s_per_device": one.device_tokens_s(q.traffic),
+            }
             for one in a.front
         ],
+    }
+
+
+def _way(found: Found, one: Candidate) -> dict[str, Any]:
+    t = found.question.traffic
+    return {
+        "attention": one.attention,
+        "experts": one.experts,
+        "prefill": one.prefill,
+        "tp": one.serving.tp,
+        "drafts": one.serving.drafts,
+        "sequences": one.sequences,
+        "requests_s": one.rate,
+        "requests_s_full": one.full,
+        "tokens_s_per_device": one.device_tokens_s(t),
+        "tokens_s_per_user": one.step.user_tokens_s,
+        "usd_per_million": one.price(t),
+        "itl_ms": 1e3 * one.step.tpot_s,
+        "ttft_s": one.ttft_s,
+        **sizing(found.machine, one, t).to_dict(),
+    }
+
+
+def _traffic(t: Traffic) -> dict[str, float]:
+    return {"requests_s": t.rate, "prompt": t.prompt, "answer": t.answer, "cached": t.cached, "spread": t.spread}
+
+
+def _slo(slo: Slo) -> dict[str, float | None]:
+    return {
+        "itl_ms": None if math.isinf(slo.itl_s) else 1e3 * slo.itl_s,
+        "ttft_p99_s": None if math.isinf(slo.ttft_s) else slo.ttft_s,
     }
 
 

@@ -2,25 +2,25 @@
 
 from __future__ import annotations
 
-import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import cache
 from pathlib import Path
 
+from services.cli.planning.amount import Amount, amount_of
 from services.cli.planning.errors import BadPlan
 from services.cli.planning.models import find_shape
-from services.cli.planning.profiles import device, domain, link, names
+from services.cli.planning.profiles import device, link, names
 from services.planner.answer import Answer, Infeasible, answer
 from services.planner.deployment import Machine
 from services.planner.evidence import Judged, judge
 from services.planner.rows import Profiles
-from services.planner.search import NoRoom, least_devices
+from services.planner.search import NoRoom, fits, least_devices
 from services.planner.serving import Serving
 from services.planner.shape import BYTES
 from services.planner.traffic import Slo, Traffic
 
-MOST_DEVICES = 8192
-TRIES = 6
-DEFAULT_LINKS = {"h20": "infiniband", "gb200": "nvl72", "910c": "ub", "cpu": "loopback"}
+DEFAULT_LINKS = {"gb200": "nvl72", "910c": "ub", "cpu": "loopback"}
+KV_DTYPES = ("bf16", "fp8", "fp32")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -37,6 +37,7 @@ class Question:
     kv: str = "bf16"
     replicas: int = 1
     unevenness: float = 0.0
+    acceptance: float = 0.8
     traffic: Traffic
     slo: Slo
     profile: Path | None = None
@@ -51,19 +52,19 @@ class Question:
             )
         if t.prompt < 1 or t.answer < 1:
             raise BadPlan("a request without a prompt or an answer is no traffic: the least is --prompt 1 --answer 1")
-        for option, value in (("--weights", self.weights), ("--kv", self.kv)):
-            if value not in BYTES:
-                raise BadPlan(f"{option} {value!r} is no dtype; the nearest is 'fp8' ({', '.join(BYTES)})")
+        for option, value, known in (("--weights", self.weights, tuple(BYTES)), ("--kv", self.kv, KV_DTYPES)):
+            if value not in known:
+                raise BadPlan(f"{option} {value!r} is no dtype; the nearest is 'fp8' ({', '.join(known)})")
 
 
 @dataclass(frozen=True, slots=True)
 class Found:
-    """The question as it was asked in the end, the machine and the answer."""
+    """The question, the machine and the answer. `cut`: why not all of the budget is spent."""
 
     question: Question
     machine: Machine
     answer: Answer
-    judged: list[Judged]
+    cut: str = ""
 
 
 def profiles() -> Profiles:
@@ -74,7 +75,7 @@ def profiles() -> Profiles:
 def machine_of(q: Question) -> Machine:
     shape, found = find_shape(q.model), device(q.gpu, q.profile)
     name = q.link or DEFAULT_LINKS.get(q.gpu, "infiniband")
-    cpu = q.gpu == "cpu"
+    cpu = found.platform == "cpu"
     weights = "bf16" if cpu and q.weights == "fp8" else q.weights
     serving = Serving(
         dense_dtype=weights,
@@ -82,77 +83,93 @@ def machine_of(q: Question) -> Machine:
         kv_dtype=q.kv,
         out_dtype="bf16" if cpu else "fp8",
         drafts=1 if shape.draft_params and not cpu else 0,
+        acceptance=q.acceptance,
         unevenness=q.unevenness,
     )
+    price_h = q.price_h or found.price_h
+    if not price_h:
+        raise BadPlan(f"the profile of {q.gpu} has no price_h: give --price, in USD an hour")
     return Machine(
         shape=shape,
         device=found,
         link=link(name, q.profile),
         serving=serving,
-        price_h=q.price_h or found.price_h,
+        price_h=price_h,
         replicas=q.replicas,
-        node=1 if cpu or domain(name) else 8,
     )
+
+
+@cache
+def judged() -> tuple[Judged, ...]:
+    """What the model says of all that is published, with the package's own profiles."""
+    return tuple(judge(profiles()))
 
 
 def ask(q: Question) -> Found:
     """Raises BadPlan, with the nearest that is feasible."""
-    machine, judged = machine_of(q), judge(profiles())
-    if q.traffic.prompt + q.traffic.answer > machine.shape.longest:
-        longest = machine.shape.longest
-        raise BadPlan(
-            f"prompt and answer have {q.traffic.prompt + q.traffic.answer:,.0f} tokens, {machine.shape.name} "
-            f"takes {longest:,}; "
-            f"the nearest that is feasible: --prompt {longest - q.traffic.answer:.0f}"
-        )
-    most = _limit(q, machine)
+    machine = machine_of(q)
+    amount = amount_of(q.gpus, q.budget_h, machine)
+    _check_length(q, machine, amount)
     try:
-        given = q.gpus or q.budget_h
-        found = answer(machine, most, q.traffic, q.slo, judged) if given else _enough(machine, q, judged)
-    except NoRoom as error:
-        raise BadPlan(
-            f"{most} {q.gpu} do not hold {machine.shape.name} in {machine.serving.expert_dtype}; the nearest "
-            f"that is feasible: --gpus {error.least}"
-        ) from None
+        devices = amount.devices if q.gpus or not q.traffic.rate else amount.least_for(machine, q.traffic, q.slo)
+        found = answer(machine, devices, q.traffic, q.slo, judged())
+    except NoRoom:
+        raise BadPlan(_no_room(q, machine, amount)) from None
     except Infeasible as error:
         raise BadPlan(str(error)) from None
     if q.traffic.rate > found.winner.rate:
-        needed = found.needed(q.traffic)
         raise BadPlan(
             f"{found.devices} {q.gpu} serve {found.winner.rate:.3g} requests/s of this traffic within the "
             f"SLO, not {q.traffic.rate:g}; "
-            f"the nearest that is feasible: --rate {found.winner.rate:.3g}, or about --gpus {needed}"
+            f"the nearest that is feasible: {amount.nearest(machine, q.traffic, q.slo, found.winner.rate)}"
         )
-    return Found(q, machine, found, judged)
+    return Found(q, machine, found, "" if q.traffic.rate else amount.cut)
 
 
-def _limit(q: Question, machine: Machine) -> int:
-    by_budget = int(q.budget_h // machine.price_h) if q.budget_h else MOST_DEVICES
-    if by_budget < 1:
-        raise BadPlan(
-            f"{q.budget_h:g} USD an hour buy no {q.gpu} at {machine.price_h:g}; the nearest: --budget "
-            f"{machine.price_h:g}"
+def _check_length(q: Question, m: Machine, amount: Amount) -> None:
+    t, longest = q.traffic, m.shape.longest
+    if t.prompt + t.answer <= longest:
+        return
+    said = f"prompt and answer have {t.prompt + t.answer:,.0f} tokens, {m.shape.name} takes {longest:,}"
+    shorter = replace(t, prompt=longest - t.answer) if t.answer < longest else replace(t, prompt=1, answer=longest - 1)
+    options = [f"--prompt {int(shorter.prompt)}", *([f"--answer {longest - 1}"] if t.answer >= longest else [])]
+    nearest = _kept(q, m, amount.devices, shorter, options)
+    raise BadPlan(f"{said}; the nearest that is feasible: {nearest}")
+
+
+def _no_room(q: Question, m: Machine, amount: Amount) -> str:
+    """What does not fit, and how many devices or which shorter requests would."""
+    t, model = q.traffic, f"{m.shape.name} in {m.serving.expert_dtype}"
+    request = f"a request of {t.prompt + t.answer:,.0f} tokens"
+    if least := least_devices(m, t, amount.most):
+        options = [f"--gpus {least}"] if q.gpus or not q.budget_h else []
+        if q.budget_h and least * m.price_h > q.budget_h:
+            options.append(f"--budget {least * m.price_h:g}")
+        nearest = _kept(q, m, least, t, options)
+        return f"{amount.devices} {q.gpu} do not hold {model} and {request}; the nearest that is feasible: {nearest}"
+    low, high = 0, int(t.prompt)  # the longest prompt that fits, and one that does not
+    while high - low > 1:
+        middle = (low + high) // 2
+        low, high = (middle, high) if fits(m, amount.most, replace(t, prompt=middle)) else (low, middle)
+    said = f"no number of {q.gpu} up to {amount.most:,} holds {model}"
+    if not low:
+        return f"{said}: try --weights or a --gpu with more memory than {m.device.memory_bytes / 1e9:g} GB"
+    shorter = replace(t, prompt=low)
+    if not fits(m, amount.devices, shorter):  # of a given number of devices
+        least = least_devices(m, shorter, amount.most)
+        return f"{said} and {request}; the nearest that is feasible: " + _kept(
+            q, m, least, shorter, [f"--prompt {low}", f"--gpus {least}"]
         )
-    return min(q.gpus or MOST_DEVICES, by_budget)
+    nearest = _kept(q, m, amount.devices, shorter, [f"--prompt {low}"])
+    return f"{said} and {request}; the nearest that is feasible: {nearest}"
 
 
-def _enough(machine: Machine, q: Question, judged: list[Judged]) -> Answer:
-    """The fewest devices, in steps of a node where there are nodes, that serve the rate within the SLO."""
-    step = machine.node
-    devices = max(step, math.ceil(least_devices(machine) * 1.25 / step) * step)
-    tried: dict[int, Answer] = {}
-    for _ in range(TRIES):
-        tried[devices] = found = answer(machine, devices, q.traffic, q.slo, judged)
-        wanted = math.ceil(devices * q.traffic.rate / found.winner.rate / step) * step
-        wanted = max(step, math.ceil(least_devices(machine) / step) * step, wanted)
-        if wanted in tried:
-            break
-        if wanted > MOST_DEVICES:
-            raise BadPlan(
-                f"{q.traffic.rate:g} requests/s take about {wanted:,} {q.gpu}, more than the {MOST_DEVICES:,} "
-                f"that are planned for; "
-                f"the nearest that is feasible: --rate {q.traffic.rate * MOST_DEVICES / wanted:.3g}"
-            )
-        devices = wanted
-    enough = [one for one in tried.values() if one.winner.rate >= q.traffic.rate]
-    return min(enough or tried.values(), key=lambda one: one.devices if enough else -one.winner.rate)
+def _kept(q: Question, m: Machine, devices: int, traffic: Traffic, options: list[str]) -> str:
+    """Options with which there is room, and those of an SLO that can be kept then."""
+    try:
+        answer(m, devices, traffic, q.slo, judged())
+    except Infeasible as error:
+        options = [*options, *error.options]
+    except NoRoom:
+        pass
+    return " ".join(options)
