@@ -8,16 +8,19 @@ from pathlib import Path
 
 import torch
 
-from bench.processes import WITHOUT_PREFIX_CACHE, settings_of
+from bench.processes import best_link
 from services.attention_worker.engine.engine import EngineLimits
 from services.attention_worker.loading import open_model
 from services.attention_worker.settings import AttentionSettings
 from services.expert_worker.memory import experts_that_fit
 from services.expert_worker.settings import ExpertSettings
+from services.local.settings import LocalSettings
 from services.membership.record import WorkerRecord
 from services.process.cores import own_cores
 from services.router.placement.room import default_replicas
 from services.router.settings import RouterSettings
+
+PREFIX_CACHE = "0"  # of attention workers: each prompt is computed
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -36,8 +39,9 @@ class ClusterSettings:
     @classmethod
     def of(cls, model: Path, experts: int, attention: int = 1) -> ClusterSettings:
         """What a cluster with so many workers of a checkpoint has. Raises InvalidSetting or CheckpointError."""
-        environment = os.environ | settings_of(model, attention, experts).worker_environment()
-        settings = AttentionSettings.from_env(environment | WITHOUT_PREFIX_CACHE)
+        local = LocalSettings(model=model, attention=attention, expert=experts, link=best_link())
+        environment = os.environ | local.worker_environment()
+        settings = AttentionSettings.from_env(environment | {"CARACAL_PREFIX_CACHE": PREFIX_CACHE})
         router, expert = RouterSettings.from_env(environment), ExpertSettings.from_env(environment)
         opened = open_model(settings)
         fitting = experts_that_fit(opened.config, opened.dtype, torch.device("cpu"))

@@ -13,6 +13,7 @@ from bench.checkpoints import CONFIGS, MODELS, console, make
 from bench.cluster_settings import ClusterSettings
 from bench.contenders import NEW_TOKENS, PROMPT_TOKENS, load, prompts
 from bench.processes import cluster
+from bench.whole_cluster import wait_for_workers
 from services.checkpoint.reader import Checkpoint
 from services.cli.plan import Sizes
 from services.cli.planning.models import shape_of
@@ -87,7 +88,7 @@ def measure(models: Sequence[Model], directory: Path, rounds: int) -> list[Measu
                 folder = directory / f"{model.name}-{workers}"
                 replicas = ClusterSettings.of(checkpoint.path, workers).replicas
                 target = stack.enter_context(cluster(checkpoint.path, folder, experts=workers))
-                target.wait_for_workers()
+                wait_for_workers(target, 1, workers)
                 for turn in range(rounds + 1):  # the first one warms up
                     for streams in model.streams:
                         batch = prompts(streams, checkpoint.config.vocab_size)

@@ -15,7 +15,7 @@ from typing import Any
 
 from bench.arguments import file, number
 from bench.checkpoints import console
-from bench.cluster_settings import ClusterSettings
+from bench.cluster_settings import PREFIX_CACHE, ClusterSettings
 from bench.main import RESULTS
 from bench.planner.calibrate import calibrate
 from bench.planner.points import VALIDATION, Model, short
@@ -23,6 +23,7 @@ from bench.processes import cluster
 from bench.report import machine
 from bench.simulator import real, virtual
 from bench.simulator.schedules import LENGTHS, Schedule, schedules
+from bench.whole_cluster import wait_for_workers
 from services.cli.plan import Sizes
 from services.cli.planning.models import shape_of
 from services.cli.planning.profiles import device, link
@@ -60,8 +61,11 @@ def run(plan: Plan, profile: Path, directory: Path) -> list[dict[str, Any]]:
         requests = schedule.requests(SEED)
         folder = directory / schedule.name.replace(" ", "-")
         settings = ClusterSettings.of(checkpoint.path, EXPERTS, schedule.attention)
-        with cluster(checkpoint.path, folder, experts=EXPERTS, attention=schedule.attention) as target:
-            target.wait_for_workers()
+        attention = schedule.attention
+        with cluster(
+            checkpoint.path, folder, attention=attention, experts=EXPERTS, CARACAL_PREFIX_CACHE=PREFIX_CACHE
+        ) as target:
+            wait_for_workers(target, attention, EXPERTS)
             prompt = int(LENGTHS.prompt.median)
             idle_s = real.idle_ttft_s(target, prompt, checkpoint.config.vocab_size, IDLE_TURNS)
             itl = real.play(target, schedule, requests, checkpoint.config.vocab_size)
