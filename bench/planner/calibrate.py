@@ -1,32 +1,37 @@
-"""Measures this machine for `caracal plan --calibrate`: peaks, sockets, and factors fitted to small clusters."""
+"""Measures this machine for `caracal plan --calibrate`: peaks, products, sockets, and factors fitted to small clusters.
+
+Where torch sees a GPU that is measured as well.
+"""
 
 from __future__ import annotations
 
-import json
 import os
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
 from bench import roofline
-from bench.planner.points import CALIBRATION, Measured, Model, measure, short
-from bench.planner.socket_link import SocketLink
+from bench.planner import gpu
+from bench.planner.points import CALIBRATION, Model, measure, short
+from bench.planner.products import Timed, distinct, on_one_core, products_of, usual_share
+from bench.planner.profile import NAME, profile
 from bench.planner.socket_link import measure as measure_socket
-from bench.report import machine
+from services.cli.planning.profiles import device as known_device
 from services.planner.device import Device, Link
 from services.planner.fitting import fit, with_factors
 from services.planner.one_machine import step
 
 ROUNDS = 3
-NAME = "cpu"
+LIKE = "h800"  # the device on which the factor of overlap was fitted
 
 
 def calibrate(path: Path, *, smoke: bool = False) -> None:
     """Writes the profile to `path`. About two minutes; with `smoke` seconds, and figures that mean nothing."""
+    models: Sequence[Model] = short(CALIBRATION) if smoke else CALIBRATION
     with tempfile.TemporaryDirectory(prefix="caracal-calibrate-") as folder:
         peaks = roofline.measure(roofline.SMOKE_MIB if smoke else roofline.MIB, 1 if smoke else roofline.ROUNDS)
         wire = measure_socket(50, 2) if smoke else measure_socket()
-        models: Sequence[Model] = short(CALIBRATION) if smoke else CALIBRATION
+        products = products_here(models, smoke=smoke)
         measured = measure(models, Path(folder), 1 if smoke else ROUNDS)
     one = peaks["one"]
     device = Device(
@@ -38,7 +43,10 @@ def calibrate(path: Path, *, smoke: bool = False) -> None:
     link = Link(name="loopback", bytes_s=wire.bytes_s, latency_s=wire.latency_s, message_s=wire.message_s)
     values = fit([(each.point, each.seconds) for each in measured], device, link)
     device, link = with_factors(device, link, values)
-    path.write_text(profile(device, link, wire, measured), encoding="utf-8")
+    text = profile(device, link, wire, measured, products)
+    if gpu.available():
+        text += "\n".join([*gpu.profile_lines(gpu.measure(), known_device(LIKE)), ""])
+    path.write_text(text, encoding="utf-8")
     print(f"wrote {path}")
     for each in measured:
         said = step(each.point, device, link).seconds
@@ -47,38 +55,13 @@ def calibrate(path: Path, *, smoke: bool = False) -> None:
             f"  {name}: {1e3 * each.seconds:.3g} ms, fitted {1e3 * said:.3g} ms "
             f"({100 * (said / each.seconds - 1):+.0f} %)"
         )
+    print(
+        f"  products of these sizes: {100 * usual_share(products, device):.0f} % of the roofline of one core (median); "
+        f"the fitted efficiency of whole steps is {100 * device.factors.efficiency:.0f} %"
+    )
 
 
-def profile(device: Device, link: Link, wire: SocketLink, measured: Sequence[Measured]) -> str:
-    """The profile as TOML, which `services.cli.planning.profiles` reads."""
-    f, here = device.factors, machine()
-    lines = [
-        f"# Measured by `caracal plan --calibrate` on {here['cpu']}, {here['cores']} cores, {here['time']}.",
-        f"[devices.{NAME}]",
-        f"memory_gb = {device.memory_bytes / 1e9:.4g}",
-        f"memory_gb_s = {device.memory_bytes_s / 1e9:.4g}",
-        f"tflops = {{ bf16 = {device.flops['bf16'] / 1e12:.4g} }}",
-        "price_h = 0.05",
-        'sources = { memory_gb_s = "measured here: one thread", tflops = "measured here: one thread", '
-        'price_h = "assumed" }',
-        f"factors = "
-        f"{{ efficiency = {f.efficiency:.4g}, overlap_loss = {f.overlap_loss:.4g}, op_us = {1e6 * f.op_s:.4g}, "
-        f"step_us = {1e6 * f.step_s:.4g}, row_us = {1e6 * f.row_s:.4g}, touch_us = {1e6 * f.touch_s:.4g}, "
-        'fitted_on = "--calibrate" }',
-        "[links.loopback]",
-        f"gb_s = {link.bytes_s / 1e9:.4g}",
-        f"latency_us = {1e6 * link.latency_s:.4g}",
-        f"message_us = {1e6 * link.message_s:.4g}",
-        f"row_us = {1e6 * link.row_s:.4g}",
-        'sources = { gb_s = "measured here: a socket", latency_us = "fitted: --calibrate", '
-        'message_us = "measured here: a socket" }',
-        "[measured]",
-        f"half_round_trip_us = {1e6 * wire.latency_s:.4g}",
-    ]
-    for each in measured:
-        point = each.point
-        lines.append(
-            f"{json.dumps(f'{each.model}, {point.workers} workers, {point.streams} streams, ms')} = "
-            f"{1e3 * each.seconds:.5g}"
-        )
-    return "\n".join([*lines, ""])
+def products_here(models: Sequence[Model], *, smoke: bool = False) -> list[Timed]:
+    """Products of these models' sizes on one core; with `smoke` one row of the first ones."""
+    sizes = distinct(product for model in models for product in products_of(model.checkpoint().config))
+    return on_one_core(sizes[:2], (1,)) if smoke else on_one_core(sizes)

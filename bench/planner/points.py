@@ -10,8 +10,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from bench.checkpoints import CONFIGS, MODELS, console, make
+from bench.cluster_settings import ClusterSettings
 from bench.contenders import NEW_TOKENS, PROMPT_TOKENS, load, prompts
 from bench.processes import cluster
+from bench.whole_cluster import wait_for_workers
 from services.checkpoint.reader import Checkpoint
 from services.cli.plan import Sizes
 from services.cli.planning.models import shape_of
@@ -84,13 +86,15 @@ def measure(models: Sequence[Model], directory: Path, rounds: int) -> list[Measu
             seconds: dict[int, list[float]] = {streams: [] for streams in model.streams}
             with ExitStack() as stack:
                 folder = directory / f"{model.name}-{workers}"
+                replicas = ClusterSettings.of(checkpoint.path, workers).replicas
                 target = stack.enter_context(cluster(checkpoint.path, folder, experts=workers))
+                wait_for_workers(target, 1, workers)
                 for turn in range(rounds + 1):  # the first one warms up
                     for streams in model.streams:
                         batch = prompts(streams, checkpoint.config.vocab_size)
                         took = load(target, batch).inter_token_seconds
                         seconds[streams] += [took] if turn else []
             for streams, turns in seconds.items():
-                point = Point(shape, streams, workers, PROMPT_TOKENS + NEW_TOKENS / 2)
+                point = Point(shape, streams, workers, PROMPT_TOKENS + NEW_TOKENS / 2, replicas)
                 found.append(Measured(model.name, point, statistics.median(turns), turns))
     return found

@@ -8,6 +8,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
+from bench.arguments import file, number
 from bench.main import RESULTS
 from bench.planner.calibrate import calibrate
 from bench.planner.points import VALIDATION, Measured, measure, short
@@ -28,6 +29,7 @@ def compare(measured: list[Measured], profile: Path) -> list[dict[str, Any]]:
             {
                 "model": each.model,
                 "expert_workers": each.point.workers,
+                "replicas": each.point.replicas,
                 "streams": each.point.streams,
                 "itl_ms": 1e3 * each.seconds,
                 "predicted_itl_ms": 1e3 * seconds,
@@ -43,8 +45,8 @@ def compare(measured: list[Measured], profile: Path) -> list[dict[str, Any]]:
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m bench.planner.validate", description=__doc__)
     parser.add_argument("--profile", type=Path, help="of `caracal plan --calibrate`; made first without it")
-    parser.add_argument("--rounds", type=int, default=ROUNDS, help="medians of so many turns")
-    parser.add_argument("--out", type=Path, default=RESULTS / "planner.json", help="where the result goes")
+    parser.add_argument("--rounds", type=number(1), default=ROUNDS, help="medians of so many turns")
+    parser.add_argument("--out", type=file, default=RESULTS / "planner.json", help="where the result goes")
     parser.add_argument("--smoke", action="store_true", help="a few streams once: the figures mean nothing")
     given = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="caracal-validate-") as folder:
@@ -61,7 +63,8 @@ def main() -> None:
             f"predicted {row['predicted_itl_ms']:.3g} ms ({row['error_percent']:+.0f} %, goal within {GOAL:g})"
         )
     given.out.write_text(
-        json.dumps({"machine": machine(), "profile": text, "rows": rows}, indent=1) + "\n", encoding="utf-8"
+        json.dumps({"machine": machine(), "goal_percent": GOAL, "profile": text, "rows": rows}, indent=1) + "\n",
+        encoding="utf-8",
     )
 
 

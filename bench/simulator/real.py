@@ -25,7 +25,7 @@ GRACE_S = 60.0  # for answers after the last request
 def play(target: Cluster, schedule: Schedule, requests: Sequence[Generation], vocabulary: int) -> Histogram:
     """Fills the requests with what their clients see; returns the times between tokens.
 
-    With `dies_at` an expert worker is killed then.
+    A worker of the role that `dies` is killed when it is to.
     """
     return asyncio.run(_play(target, schedule, requests, vocabulary))
 
@@ -43,8 +43,8 @@ def idle_ttft_s(target: Cluster, prompt: int, vocabulary: int, turns: int) -> fl
 async def _play(target: Cluster, schedule: Schedule, requests: Sequence[Generation], vocabulary: int) -> Histogram:
     began, itl = time.perf_counter(), Histogram()
     tasks = []
-    if schedule.dies_at:
-        tasks.append(asyncio.ensure_future(_kill(target, schedule.dies_at)))
+    if schedule.dies:
+        tasks.append(asyncio.ensure_future(_kill(target.pids[f"{schedule.dies}_worker"][-1], schedule.dies_at)))
     for one in requests:
         body = completion(MODEL, _ids(one.prompt, vocabulary), one.answer)
         await asyncio.sleep(max(0.0, began + one.arrived - time.perf_counter()))
@@ -71,9 +71,9 @@ async def _ask(target: Cluster, one: Generation, body: dict[str, object], began:
     one.finish("finished" if stream.tokens == one.answer else "failed", time.perf_counter() - began)
 
 
-async def _kill(target: Cluster, at: float) -> None:
+async def _kill(pid: int, at: float) -> None:
     await asyncio.sleep(at)
-    os.kill(target.pids["expert_worker"][-1], signal.SIGKILL)
+    os.kill(pid, signal.SIGKILL)
 
 
 def _ids(count: int, vocabulary: int) -> list[int]:

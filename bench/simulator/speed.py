@@ -1,7 +1,8 @@
 """`python -m bench.simulator.speed`: what an hour of a large cluster costs to simulate, on one core.
 
 LongCat-Flash's 14,336 experts on 128 expert workers, 64 attention workers, 3 routers; lengths of Azure's conversations,
-choices that are skewed and drift, a flash crowd, deaths, slow links, and rolling upgrades at the end.
+choices that are skewed and drift, a flash crowd, deaths, slow links, and rolling upgrades at the end, of as many pods
+as there is time for.
 """
 
 from __future__ import annotations
@@ -42,6 +43,7 @@ def measure(scenario: Scenario, shown: bool) -> dict[str, Any]:
         "steps": played.steps,
         "tables": played.tables,
         "experts_loaded": played.experts_loaded,
+        "upgraded": played.upgraded,
         "prefix_queries": played.prefix_queries,
         "prefix_hits": played.prefix_hits,
         "summary": asdict(played.summary(SLO)),
@@ -52,7 +54,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m bench.simulator.speed", description=__doc__)
     parser.add_argument("--seconds", type=number(5), default=int(HOUR_S), help="of virtual time")
     parser.add_argument("--rate", type=number(1), default=50, help="requests a second, outside the flash crowd")
-    parser.add_argument("--out", type=file, default=RESULTS / "simulator-speed.json", help="where the result goes")
+    parser.add_argument("--out", type=file, help="where the result goes; else to a file of its kind in bench/results")
     parser.add_argument("--record", type=Path, help="of routers: its requests come instead, from the first on")
     parser.add_argument("--conversations", action="store_true", help="requests are turns, whose prompts are cached")
     given = parser.parse_args()
@@ -63,14 +65,14 @@ def main() -> None:
         except (OSError, BadLine) as error:
             parser.error(f"--record {given.record}: {error}")
         scenario = replace(scenario, arrivals=replay.generate)
+    kind = "record" if given.record else "conversations" if given.conversations else "speed"
     found = measure(scenario, True)
     print(
         f"{found['virtual_s']:.0f} s with {found['requests']} requests and {found['steps']} steps: "
         f"{found['wall_s']:.0f} s, {found['cpu_s']:.0f} s of CPU (goal {GOAL_S:.0f} for an hour)"
     )
-    given.out.write_text(
-        json.dumps({"machine": machine(), "goal_s": GOAL_S} | found, indent=1) + "\n", encoding="utf-8"
-    )
+    out = given.out or RESULTS / f"simulator-{kind}.json"
+    out.write_text(json.dumps({"machine": machine(), "goal_s": GOAL_S} | found, indent=1) + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":

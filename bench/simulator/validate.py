@@ -1,4 +1,4 @@
-"""`python -m bench.simulator.validate`: three schedules on a real cluster of this machine, and in the simulator.
+"""`python -m bench.simulator.validate`: four schedules on real clusters of this machine, and in the simulator.
 
 Costs are those of `caracal plan --calibrate`; the time of a request outside workers is that of one request alone.
 """
@@ -15,17 +15,21 @@ from typing import Any
 
 from bench.arguments import file, number
 from bench.checkpoints import console
+from bench.cluster_settings import PREFIX_CACHE, ClusterSettings
 from bench.main import RESULTS
 from bench.planner.calibrate import calibrate
 from bench.planner.points import VALIDATION, Model, short
 from bench.processes import cluster
 from bench.report import machine
 from bench.simulator import real, virtual
-from bench.simulator.schedules import LENGTHS, schedules
+from bench.simulator.schedules import LENGTHS, Schedule, schedules
+from bench.whole_cluster import wait_for_workers
 from services.cli.plan import Sizes
 from services.cli.planning.models import shape_of
 from services.cli.planning.profiles import device, link
+from services.planner.device import Device, Link
 from services.planner.one_machine import Point, step
+from services.planner.shape import Shape
 from services.simulator.generation import Generation
 from services.simulator.outcomes import Summary
 
@@ -48,33 +52,59 @@ def run(plan: Plan, profile: Path, directory: Path) -> list[dict[str, Any]]:
     checkpoint = plan.model.checkpoint()
     shape = shape_of(checkpoint.config, Sizes.of(plan.model.name, checkpoint.config))
     one, wire = device("cpu", profile), link("loopback", profile)
-    point = Point(shape, MANY, EXPERTS, LENGTHS.prompt.mean + LENGTHS.answer.mean / 2)
+    replicas = ClusterSettings.of(checkpoint.path, EXPERTS).replicas
+    point = Point(shape, MANY, EXPERTS, LENGTHS.prompt.mean + LENGTHS.answer.mean / 2, replicas)
     rate = plan.rate or LOAD * MANY / step(point, one, wire).seconds / (LENGTHS.prompt.mean + LENGTHS.answer.mean)
     rows = []
     for schedule in schedules(rate, plan.seconds):
-        console.print(f"{schedule.name}: {rate:.3g} requests a second")
+        console.print(f"{schedule.name}: {schedule.phases[0].rate:.3g} requests a second")
         requests = schedule.requests(SEED)
-        with cluster(checkpoint.path, directory / schedule.name.replace(" ", "-"), experts=EXPERTS) as target:
+        folder = directory / schedule.name.replace(" ", "-")
+        settings = ClusterSettings.of(checkpoint.path, EXPERTS, schedule.attention)
+        attention = schedule.attention
+        with cluster(
+            checkpoint.path, folder, attention=attention, experts=EXPERTS, CARACAL_PREFIX_CACHE=PREFIX_CACHE
+        ) as target:
+            wait_for_workers(target, attention, EXPERTS)
             prompt = int(LENGTHS.prompt.median)
             idle_s = real.idle_ttft_s(target, prompt, checkpoint.config.vocab_size, IDLE_TURNS)
             itl = real.play(target, schedule, requests, checkpoint.config.vocab_size)
         measured = Summary.of(requests, itl, schedule.seconds, virtual.SLO)
-        shaped = virtual.deployment(shape, one, wire, EXPERTS, 0.0)
-        alone = [Generation(0, 0.0, prompt, 2, "caller")]
-        first = [prompt] * IDLE_TURNS
-        first_s = virtual.simulate(shaped, replace(schedule, dies_at=0.0), alone, first).ttft_p50
-        shaped = virtual.deployment(shape, one, wire, EXPERTS, max(0.0, idle_s - first_s))
-        rows.append(compare(schedule.name, measured, virtual.simulate(shaped, schedule, requests, first)))
+        simulated = simulate(schedule, requests, Costs(shape, one, wire, settings), prompt, idle_s)
+        rows.append(compare(schedule, settings, measured, simulated))
     return rows
 
 
-def compare(name: str, measured: Summary, simulated: Summary) -> dict[str, Any]:
+@dataclass(frozen=True, slots=True)
+class Costs:
+    """What a simulated cluster of this machine is made of."""
+
+    shape: Shape
+    device: Device
+    link: Link
+    settings: ClusterSettings
+
+
+def simulate(schedule: Schedule, requests: Sequence[Generation], costs: Costs, prompt: int, idle_s: float) -> Summary:
+    """`idle_s`: the time to the first token of one request of `prompt` tokens alone, as it was measured."""
+    workers, first = (schedule.attention, EXPERTS), [prompt] * IDLE_TURNS
+    shaped = virtual.deployment(costs.shape, costs.device, costs.link, costs.settings, workers, 0.0)
+    alone = [Generation(0, 0.0, prompt, 2, "caller")]
+    first_s = virtual.simulate(shaped, replace(schedule, dies=""), alone, first).ttft_p50
+    edge = replace(shaped.timing, edge_s=max(0.0, idle_s - first_s))
+    return virtual.simulate(replace(shaped, timing=edge), schedule, requests, first)
+
+
+def compare(schedule: Schedule, settings: ClusterSettings, measured: Summary, simulated: Summary) -> dict[str, Any]:
     """Both, and whether the simulator is as near as it is to be."""
     off = {key: getattr(simulated, key) / getattr(measured, key) - 1 for key in GOALS}
     stall_s = simulated.longest_stall - measured.longest_stall
     met = {key: abs(off[key]) <= goal for key, goal in GOALS.items()} | {"stall": abs(stall_s) <= STALL_GOAL_S}
     return {
-        "schedule": name,
+        "schedule": schedule.name,
+        "attention_workers": schedule.attention,
+        "expert_workers": EXPERTS,
+        "replicas": settings.replicas,
         "measured": asdict(measured),
         "simulated": asdict(simulated),
         "off": off | {"stall_s": stall_s},

@@ -1,143 +1,34 @@
-"""`python -m bench.studies`: writes the tables of docs/studies/README.md again, from the studies' figures."""
+"""`python -m bench.studies`: writes docs/studies/README.md again from the studies' figures.
+
+With --run it makes these first.
+"""
 
 from __future__ import annotations
 
-import json
-from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
-from typing import Any
+import argparse
+import sys
 
+from bench.arguments import folder, number
+from bench.studies.document import update
+from bench.studies.run import run_all
 from bench.studies.study import STUDIES
-
-DOCUMENT = STUDIES / "README.md"
-
-Rows = Sequence[Mapping[str, Any]]
-
-
-def replicas(found: Mapping[str, Any]) -> str:
-    head = ("exponent", "more replicas", "GB in all", "step, ms", "over even choices", "loaded a minute")
-    even = found["even_step_ms"]
-    return table(
-        head,
-        [
-            (
-                f"{row['skew']:g}",
-                f"{row['extra']}",
-                f"{row['gb']:.0f}",
-                f"{row['step_ms']:.2f}",
-                f"{row['step_ms'] / even:.2f}",
-                f"{row['loaded_per_minute']:.0f}",
-            )
-            for row in found["rows"]
-        ],
-    )
-
-
-def ratio(found: Mapping[str, Any]) -> str:
-    splits = sorted({(row["attention"], row["experts"]) for row in found["rows"]})
-    head = ("context", *(f"{attention}:{experts}" for attention, experts in splits), "best: ITL p50, p99, ms")
-    lines = []
-    for context, best in found["best"].items():
-        its = {row["attention"]: row["tokens_s"] for row in found["rows"] if row["context"] == best["context"]}
-        cells = (f"{its[attention]:.0f}" for attention, _ in splits)
-        lines.append((context, *cells, f"{best['itl_p50_ms']:.0f}, {best['itl_p99_ms']:.0f}"))
-    return table(head, lines)
-
-
-def dead_pod(found: Mapping[str, Any]) -> str:
-    head = (
-        "dies",
-        "replicas",
-        "longest stall, s",
-        "answers with 250 ms or more",
-        "finished",
-        "steps waited, s",
-        "loaded",
-    )
-    return table(
-        head,
-        [
-            (
-                row["dies"],
-                f"{row['replicas']}",
-                f"{row['longest_stall_s']:.2f}",
-                f"{row['stalled']}",
-                f"{row['finished']} of {row['requests']}",
-                f"{row['blocked_s']:.2f}",
-                f"{row['experts_loaded']}",
-            )
-            for row in found["rows"]
-        ],
-    )
-
-
-def autoscaling(found: Mapping[str, Any]) -> str:
-    head = ("high over low", "pods", "pod-hours", "goodput, per s", "ITL p99, ms", "TTFT p99, s", "stall, s")
-    return table(
-        head,
-        [
-            (
-                f"{row['swing']}",
-                row["pods"],
-                f"{row['expert_pod_hours']:.1f}",
-                f"{row['goodput']:.2f}",
-                f"{row['itl_p99_ms']:.1f}",
-                f"{row['ttft_p99_s']:.2f}",
-                f"{row['longest_stall_s']:.2f}",
-            )
-            for row in found["rows"]
-        ],
-    )
-
-
-def growth(found: Mapping[str, Any]) -> str:
-    wires = [name for name in found["rows"][0] if name not in ("pods", "control")]
-    head = ["pods"]
-    for wire in wires:
-        head += [f"{wire}: step, ms", "link", "messages", "launches"]
-    head += ["a join, CPU s", "balancing, CPU s", "table, MB"]
-    lines = []
-    for row in found["rows"]:
-        cells = [f"{row['pods']}"]
-        for wire in wires:
-            cells += [f"{row[wire][part]:.1f}" for part in ("step_ms", "link_ms", "messages_ms", "launch_ms")]
-        control = row["control"]
-        cells += [f"{control['join_cpu_s']:.2f}", f"{control['balance_cpu_s']:.2f}"]
-        lines.append((*cells, f"{control['table_bytes'] / 1e6:.2f}"))
-    return table(head, lines)
-
-
-TABLES: Mapping[str, Callable[[Mapping[str, Any]], str]] = {
-    "replicas": replicas,
-    "ratio": ratio,
-    "dead_pod": dead_pod,
-    "autoscaling": autoscaling,
-    "growth": growth,
-}
-
-
-def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    lines = ["| " + " | ".join(each) + " |" for each in (head, *rows)]
-    return "\n".join([lines[0], "|" + "---|" * len(head), *lines[1:], ""])
-
-
-def filled(text: str, folder: Path = STUDIES) -> str:
-    """The document with the table of each study in its place."""
-    for name, made in TABLES.items():
-        found = json.loads((folder / f"{name}.json").read_text(encoding="utf-8"))
-        begin, end = f"<!-- {name}: made by `python -m bench.studies` -->\n", f"<!-- end of {name} -->"
-        if begin not in text or end not in text:
-            raise ValueError(f"{DOCUMENT.name} has no marks of {name}")
-        text = text[: text.index(begin)] + begin + made(found) + text[text.index(end) :]
-    return text
 
 
 def main() -> None:
-    text = DOCUMENT.read_text(encoding="utf-8")
-    new = filled(text)
-    if new != text:
-        DOCUMENT.write_text(new, encoding="utf-8")
-        print(f"{DOCUMENT.name} has new tables")
+    parser = argparse.ArgumentParser(prog="python -m bench.studies", description=__doc__)
+    parser.add_argument("--run", action="store_true", help="run all studies first")
+    parser.add_argument("--at-once", type=number(1, 64), default=2, help="so many studies at a time")
+    parser.add_argument("--seed", type=number(0), default=1, help="of traffic and choices")
+    parser.add_argument("--out", type=folder, default=STUDIES, help="where figures and plots go")
+    parser.add_argument("--smoke", action="store_true", help="a tiny part of each: not into the document")
+    given = parser.parse_args()
+    if given.smoke and given.out == STUDIES:
+        parser.error("--smoke needs an --out of its own: its figures mean nothing")
+    failed = run_all(given.out, given.at_once, given.seed, smoke=given.smoke) if given.run else []
+    if failed:
+        sys.exit("\n".join(failed))
+    if given.out == STUDIES:
+        update()
 
 
 if __name__ == "__main__":

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -48,7 +49,12 @@ def study(name: str, about: str | None, run: Callable[[Options], tuple[dict[str,
     parser.add_argument("--smoke", action="store_true", help="a tiny part: the figures mean nothing")
     given = parser.parse_args()
     found, panels = run(Options(seed=given.seed, smoke=given.smoke))
-    about_it = {"what": PREDICTION, "seed": given.seed, "smoke": given.smoke}
+    about_it = {
+        "what": PREDICTION,
+        "made": time.strftime("%Y-%m-%d", time.gmtime()),
+        "seed": given.seed,
+        "smoke": given.smoke,
+    }
     text = json.dumps(about_it | found, indent=1) + "\n"
     (given.out / f"{name}.json").write_text(text, encoding="utf-8")
     plot(panels, given.out / f"{name}.png")

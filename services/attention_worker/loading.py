@@ -89,6 +89,11 @@ class Opened:
             return 0
         return DEFAULT_DRAFTS if self.settings.draft < 0 else self.settings.draft
 
+    @property
+    def pages(self) -> int:
+        """The cache's pages that are set, else how many there are to be by the memory that is free now."""
+        return self.settings.kv_pages or self._default_pages()
+
     def load(self, ranks: Ranks = ALONE) -> Loaded[Model]:
         """Reads all weights but the experts', or one rank's part of them. Raises CheckpointError or InvalidSetting."""
         log.info("drafts of an answer", most=self.drafts, reason=self.checkpoint.no_drafts)
@@ -103,10 +108,9 @@ class Opened:
                 kv_fp8=self.settings.kv_fp8,
                 drafts=self.drafts > 0,
             )
-        pages = self.settings.kv_pages or self._default_pages()
         dispatch_dtype = dispatch_dtype_of(self.settings.dispatch_dtype, self.dtype)
         numerics = numerics_of(self.checkpoint, self.dtype, self.device, dispatch_dtype, self.settings.kv_dtype)
-        return Loaded(model, self.limits(pages), numerics, regions=_numbered(model.parts()))
+        return Loaded(model, self.limits(self.pages), numerics, regions=_numbered(model.parts()))
 
     def classified(self, loaded: Loaded[M]) -> Loaded[M]:
         """The same, with the class that its weights and a golden forward give it. Raises CheckpointError.

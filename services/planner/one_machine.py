@@ -23,12 +23,13 @@ SERVING = Serving(
 
 @dataclass(frozen=True, slots=True)
 class Point:
-    """A load on a cluster of one machine."""
+    """A load on a cluster of one machine. `replicas`: of each expert, as its leader has chosen or was given them."""
 
     shape: Shape
     streams: int
     workers: int
     context: float = 64.0
+    replicas: int = 1
 
 
 def step(point: Point, device: Device, link: Link) -> Step:
@@ -38,5 +39,12 @@ def step(point: Point, device: Device, link: Link) -> Step:
         memory_bytes_s=device.memory_bytes_s / point.workers,
         flops={dtype: peak / point.workers for dtype, peak in device.flops.items()},
     )
-    pools = Pools(attention=1, experts=point.workers, attention_device=device, expert_device=shared, link=link)
+    pools = Pools(
+        attention=1,
+        experts=point.workers,
+        attention_device=device,
+        expert_device=shared,
+        link=link,
+        replicas=point.replicas,
+    )
     return separate_step(point.shape, Load(point.streams, point.context), SERVING, pools)

@@ -19,11 +19,13 @@ UP_PODS, UP_SHARE, UP_PERIOD_S = 4, 1.0, 15.0  # the default policies of scaling
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Scaling:
-    """`target`: of the mean over pods. Defaults are the chart's: at most one pod a minute is taken away."""
+    """`target`: of the mean over pods; `queue_target`: of the requests without a token, in the whole release, for each
+    pod, which KEDA looks at besides; 0 = it does not. Defaults are the chart's: at most one pod a minute goes."""
 
     least: int
     most: int
     target: float
+    queue_target: float = 0.0
     stabilization_s: float = 300.0
     down_pods: int = 1
     down_period_s: float = 60.0
@@ -37,10 +39,12 @@ class HorizontalPodAutoscaler:
         self._recommended: deque[tuple[float, int]] = deque()
         self._changes: deque[tuple[float, int]] = deque()  # by how many pods
 
-    def sync(self, now: float, pods: int, values: Sequence[float], starting: int = 0) -> int:
+    def sync(self, now: float, pods: int, values: Sequence[float], starting: int = 0, queued: int = 0) -> int:
         """Returns how many pods there are to be. `values`: the metric of each ready pod; `starting`: pods that are
-        not."""
+        not; `queued`: requests without a token. Of two metrics the one counts that wants more pods."""
         wanted = self._wanted(pods, values, starting)
+        if self._scaling.queue_target:
+            wanted = max(wanted, self._for_queue(pods, queued))
         self._recommended.append((now, wanted))
         while self._recommended[0][0] < now - self._scaling.stabilization_s:
             self._recommended.popleft()
@@ -66,6 +70,13 @@ class HorizontalPodAutoscaler:
                 return pods
             return math.ceil(again * count)
         return math.ceil(ratio * len(values))
+
+    def _for_queue(self, pods: int, queued: int) -> int:
+        """As many as an external metric wants, whose target is a value for each pod, ready or not."""
+        target = self._scaling.queue_target
+        if pods and abs(queued / (target * pods) - 1) <= TOLERANCE:
+            return pods
+        return math.ceil(queued / target)
 
     def _limited(self, now: float, pods: int, wanted: int) -> int:
         """What the policies leave of a change."""

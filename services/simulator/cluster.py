@@ -4,17 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import math
-from collections import deque
 from collections.abc import Callable, Coroutine, Mapping, Sequence
 from typing import Any
 
-from services.expert_worker.queue_time import WINDOW_S
-from services.router.requests.attention_workers import HINTS_S, LOOK_S
+from services.router.requests.attention_workers import HINTS_S, LOOK_S, REFRESH_S, reading_pause_s
 from services.router.requests.probe_times import FEWEST
 from services.simulator.attention import SimulatedAttention
 from services.simulator.attention_side import AttentionSide
 from services.simulator.autoscaler import SYNC_S, HorizontalPodAutoscaler, Scaling
 from services.simulator.deployment import Deployment
+from services.simulator.expert_queue import ExpertQueue
 from services.simulator.expert_side import ExpertSide
 from services.simulator.faults import Fault
 from services.simulator.generation import Generation
@@ -24,8 +23,6 @@ from services.simulator.prefix_reports import PrefixReports
 from services.simulator.router import DIED, SimulatedRouter
 from services.simulator.routing import Popularity, Routing
 from services.simulator.step_time import StepTimes
-
-REFRESH_S = 0.5  # between two looks of routers at the workers
 
 Side = AttentionSide | ExpertSide
 
@@ -61,6 +58,8 @@ class SimulatedCluster:
         self.routers = [SimulatedRouter(deployment, self.attention.workers, loop) for _ in range(deployment.routers)]
         self._tasks: set[asyncio.Task[None]] = set()
         self._served: list[dict[asyncio.Task[None], None]] = [{} for _ in self.routers]  # in their order
+        self._waiting: dict[Generation, None] = {}  # requests that have not ended
+        self.upgraded = 0  # pods
         self.error: BaseException | None = None  # a bug of the simulator
         self._reports: PrefixReports | None = None  # until a request comes whose prompt may be cached
         self._hints_at = -math.inf
@@ -81,12 +80,13 @@ class SimulatedCluster:
             self._begin(self._reports.run())
         served = self._served[generation.router]
         task = self._begin(self.routers[generation.router].serve(generation))
-        served[task] = None
+        served[task] = self._waiting[generation] = None
         task.add_done_callback(served.pop)
         task.add_done_callback(lambda _: self._go_on(generation))
 
     def _go_on(self, generation: Generation) -> None:
         """Has the next turn of a conversation come, if this one was answered."""
+        del self._waiting[generation]
         then, edge_s = generation.then, self._d.timing.edge_s
         if then is not None and generation.end == "finished":
             then.arrived = self._loop.time() + generation.pause_s
@@ -94,7 +94,8 @@ class SimulatedCluster:
                 self._loop.call_at(then.arrived + edge_s, self.serve, then)
 
     def autoscale(self, scalings: Mapping[str, Scaling]) -> None:
-        """Has pods of these roles scaled: attention by the pages in use in %, experts by the time that calls wait."""
+        """Has pods of these roles scaled: attention by the pages in use in %, experts by the time that calls wait; and
+        each by the requests that wait, where that has a target."""
         for role, scaling in scalings.items():
             self._begin(self._scaled(self._side(role), scaling))
 
@@ -132,7 +133,7 @@ class SimulatedCluster:
 
     def _refresh(self) -> None:
         views, now = self.attention.views(), self._loop.time()
-        known_s = REFRESH_S * (FEWEST + 1)
+        known_s = 2 * REFRESH_S * (FEWEST + 1)
         new = any(now < worker.life.began_at + known_s for worker in self.attention.workers.values())
         probe = new or self._watching.is_set()
         for router in self.routers:
@@ -165,42 +166,38 @@ class SimulatedCluster:
 
     async def _refreshing(self) -> None:
         while True:
-            await asyncio.sleep(REFRESH_S)
+            serving = any(view.serving for view in self.attention.views())
+            busy = any(router.attempts for router in self.routers)
+            await asyncio.sleep(reading_pause_s(REFRESH_S, serving=serving, busy=busy))
             self._refresh()
 
     def _side(self, role: str) -> Side:
         return self.attention if role == "attention" else self.experts
 
     async def _scaled(self, side: Side, scaling: Scaling) -> None:
-        autoscaler = HorizontalPodAutoscaler(scaling)
-        seen = deque([self._seen()], maxlen=1 + round(WINDOW_S / SYNC_S))
+        autoscaler, now = HorizontalPodAutoscaler(scaling), self._loop.time
+        queue = ExpertQueue(lambda rows: self.experts.pool.layer_s(rows), self.attention.done, now())
         while True:
             await asyncio.sleep(SYNC_S)
             pods = side.pods
-            seen.append(self._seen())
-            seconds, served_s, rows, steps = (b - a for a, b in zip(seen[0], seen[-1], strict=True))
-            launches = served_s / seconds, rows / max(1.0, steps)
             ready = [pod for pod in pods.ready if not pod.draining]
-            wanted = autoscaler.sync(
-                self._loop.time(), pods.wanted, self._values(side, ready, *launches), pods.starting
-            )
+            if side is self.experts:
+                queue.look(now())
+                values = [queue.recent_ms(now())] * len(ready)
+            else:
+                values = self._used(ready)
+            queued = sum(not generation.tokens for generation in self._waiting)
+            wanted = autoscaler.sync(now(), pods.wanted, values, pods.starting, queued)
             for pod in pods.scale(wanted):
                 if not pod.draining and pod.ready_at >= 0:
                     side.drain(pod, self._removal(side, pod))
                 elif pod.ready_at < 0:
                     pods.remove(pod)
 
-    def _seen(self) -> tuple[float, float, float, float]:
-        """The time, and until then: for how long expert workers were busy, rows, and steps."""
-        done = self.attention.done()
-        return self._loop.time(), done.served_s, float(done.rows), float(done.steps)
-
-    def _values(self, side: Side, ready: Sequence[Pod], busy: float, rows: float) -> list[float]:
-        """The metric of each pod; `busy`: share of the time, `rows`: of a step, in the metric's window."""
-        if side is self.attention:
-            workers = (self.attention.workers.get(pod.name) for pod in ready)
-            return [100 * worker.view().kv_usage for worker in workers if worker is not None]
-        return [self.experts.queue_ms(busy, rows)] * len(ready)
+    def _used(self, ready: Sequence[Pod]) -> list[float]:
+        """The metric of attention pods: % of the pages that are in use."""
+        workers = (self.attention.workers.get(pod.name) for pod in ready)
+        return [100 * worker.view().kv_usage for worker in workers if worker is not None]
 
     @staticmethod
     def _removal(side: Side, pod: Pod) -> Callable[[], None]:
@@ -212,7 +209,7 @@ class SimulatedCluster:
             for task in list(self._served[fault.ordinal]):
                 task.cancel(DIED)
         elif fault.kind.endswith("upgrade"):
-            self._begin(self._upgrade(side))
+            self._begin(self._upgrade(side, fault.partition))
         elif fault.kind.endswith("node lost"):
             for pod in [pod for pod in side.pods.ready if pod.node.endswith(f"-{fault.ordinal}")]:
                 side.die(pod, silent=True, back_s=self._d.timing.node_back_s)
@@ -242,9 +239,9 @@ class SimulatedCluster:
 
         self._loop.call_later(fault.seconds, usual)
 
-    async def _upgrade(self, side: Side) -> None:
-        """One pod after the other, the highest ordinal first, as a StatefulSet does it."""
-        for ordinal in sorted(side.pods.pods, reverse=True):
+    async def _upgrade(self, side: Side, partition: int) -> None:
+        """One pod after the other, from the highest ordinal down to the partition, as a StatefulSet does it."""
+        for ordinal in sorted((one for one in side.pods.pods if one >= partition), reverse=True):
             pod = side.pods.pods.get(ordinal)
             if pod is None or pod.ready_at < 0:
                 continue
@@ -255,4 +252,5 @@ class SimulatedCluster:
             if ordinal not in side.pods.pods:  # else it has died meanwhile, and starts again already
                 side.pods.start(ordinal)
             await side.pods.pods[ordinal].ready.wait()
+            self.upgraded += 1
             await asyncio.sleep(self._d.timing.drain_s)

@@ -32,7 +32,9 @@ class Timing:
 class Deployment:
     """Pools of attention and expert workers behind routers.
 
-    `pages` of `page_size` tokens each; `capacity` experts of an expert worker, 0 = any number.
+    `pages` of `page_size` tokens each; `capacity` experts of an expert worker, 0 = any number; `fitting` experts fit
+    the memory of its machine, 0 = unknown. `replicas` of each expert, 0 = as many as the leader chooses by these.
+    `attention_cores` do what all attention workers compute, 0 = each has a device of its own.
     `balance_gb_per_minute` 0: no expert moves for its load.
     """
 
@@ -45,9 +47,12 @@ class Deployment:
     experts: int
     pages: int
     routers: int = 1
-    replicas: int = 1
+    replicas: int = 0
     extra: int = 0  # replicas of hot experts in a layer, beyond those
     capacity: int = 0
+    fitting: int = 0
+    one_machine: bool = False  # all expert workers share an address, and so what fits its memory
+    attention_cores: int = 0
     page_size: int = 64
     max_running: int = 64
     max_batch_tokens: int = 4096
@@ -68,8 +73,10 @@ class Deployment:
             raise ValueError(
                 f"{shape.name} has shared experts, layers without experts, or sparse attention: not simulated"
             )
-        if min(self.attention, self.experts, self.pages, self.routers, self.replicas) < 1:
-            raise ValueError("a deployment has at least one router, worker of each role, page and replica")
+        if min(self.attention, self.experts, self.pages, self.routers) < 1:
+            raise ValueError("a deployment has at least one router, worker of each role and page")
+        if min(self.replicas, self.capacity, self.fitting, self.attention_cores) < 0:
+            raise ValueError("a deployment has no negative number of replicas, experts or cores")
 
     @property
     def page_bytes(self) -> float:

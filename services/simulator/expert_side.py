@@ -23,7 +23,6 @@ from services.simulator.pods import Pod, StatefulSet
 from services.simulator.routing import Popularity
 
 UPDATE_S = 20.0  # between two looks at what tokens choose, where that drifts
-BUSY_MOST = 0.98
 
 
 class ExpertSide:
@@ -109,21 +108,16 @@ class ExpertSide:
             self.pool.share_LE = self._popularity.at(self._loop.time())
             self.update()
 
-    def queue_ms(self, busy: float, rows: float) -> float:
-        """What the pods' metric says: how long a call waits for a launch, as at one server that is so busy with
-        launches of so many rows."""
-        busy = min(BUSY_MOST, busy)
-        return 1e3 * busy / (2 * (1 - busy)) * self.pool.layer_s(rows)
-
     def _record(self, pod: Pod) -> WorkerRecord:
         return WorkerRecord(
             worker_id=pod.name,
             role="expert",
-            address=f"{pod.name}:50051",
+            address=f"{'machine' if self._d.one_machine else pod.name}:{50051 + pod.ordinal}",
             boot_id=pod.boot_id,
             numerics_class="simulated",
             draining=pod.draining,
             capacity=self._d.capacity,
+            fitting=self._d.fitting,
             host=pod.node,
         )
 

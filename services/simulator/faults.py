@@ -23,7 +23,9 @@ Kind = Literal[
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Fault:
-    """`ordinal`: of a pod, or of a node; `times`: as long as usual, or `late_s`: later than usual, for `seconds`."""
+    """`ordinal`: of a pod, or of a node; `times`: as long as usual, or `late_s`: later than usual, for `seconds`.
+    `partition`: of an upgrade, pods with lower ordinals stay as they are.
+    """
 
     at: float
     kind: Kind
@@ -31,3 +33,4 @@ class Fault:
     times: float = 1.0
     late_s: float = 0.0
     seconds: float = 0.0
+    partition: int = 0

@@ -17,9 +17,11 @@ from services.attention_worker.engine.sequence import Request
 from services.prefixes.page_hint import PageHint
 from services.router.requests.admission import Admission, AdmissionLimits, Visit
 from services.router.requests.admission_metrics import AdmissionMetrics
+from services.router.requests.attention_workers import HOLD_S
 from services.router.requests.callers import Caller
 from services.router.requests.errors import RouterError
 from services.router.requests.failover import recover
+from services.router.requests.generation import FIRST_WORKER_S
 from services.router.requests.prefix_hints import PrefixHints
 from services.router.requests.prefix_lookup import PrefixLookup
 from services.router.requests.progress import RETRY_PAUSE_S, GenerationProgress
@@ -53,6 +55,7 @@ class SimulatedRouter:
         self._capacity = Capacity(1, 0)
         self._views: Sequence[AttentionWorkerView] = ()
         self._places: dict[str, int] = {}
+        self._served_at = -HOLD_S  # when a worker served last
         self._changed = loop.create_future()
         self._prefixes = PrefixHints()
         self.open_on: Counter[str] = Counter()
@@ -76,6 +79,7 @@ class SimulatedRouter:
         usable = [view for view in serving if view.worker_id not in self.watch.suspects] or serving
         self._places = dict.fromkeys((view.worker_id for view in views), self._d.max_running)
         if serving:
+            self._served_at = self._loop.time()
             found = capacity_of(usable, self._places, self.open_on, self._d.routers)
             tokens = len(usable) * self._d.pages * self._d.page_size
             if (found, tokens) != (self._capacity.places, self._capacity.cached_tokens):
@@ -86,12 +90,20 @@ class SimulatedRouter:
         self._changed = self._loop.create_future()
         self.admission.give()
 
+    @property
+    def ready(self) -> bool:
+        """Whether new requests are taken on: a worker serves, or one has lately."""
+        return self._loop.time() < self._served_at + HOLD_S
+
     def read_hints(self, hints: Mapping[str, PageHint]) -> None:
         """Takes what workers say of the pages that they have cached."""
         self._prefixes.update(hints)
 
     async def serve(self, generation: Generation) -> None:
         """Serves a request to its end, which it has exactly once."""
+        if not self.ready:
+            generation.finish("rejected", self._loop.time())
+            return
         caller, queued = Caller(generation.caller), False
         try:
             with self.admission.visit(caller, BYTES_PER_TOKEN * generation.prompt) as visit:
@@ -119,7 +131,8 @@ class SimulatedRouter:
         prompt, source = generation.prompt_ids(), None
         while True:
             ids = (*prompt, *progress.emitted_ids)
-            chosen = await self._worker(generation, ids, failed, progress_at + TIMEOUTS.progress_s)
+            first = progress.attempt == 0
+            chosen = await self._worker(generation, ids, failed, progress_at + TIMEOUTS.progress_s, first=first)
             if chosen is None:
                 return False
             view, worker = chosen
@@ -151,10 +164,13 @@ class SimulatedRouter:
             await asyncio.sleep(how.pause_s)
 
     async def _worker(
-        self, generation: Generation, ids: Sequence[int], failed: set[str], until: float
+        self, generation: Generation, ids: Sequence[int], failed: set[str], until: float, *, first: bool
     ) -> tuple[AttentionWorkerView, SimulatedAttention] | None:
-        """The worker for these ids, once there is one that can be reached; None when there was none until then."""
-        pages = self._look_up(generation, ids)
+        """The worker for these ids, once there is one that can be reached; None when there was none until then.
+
+        The `first` attempt waits for as long as a worker is expected to come back, or cannot be reached.
+        """
+        pages, unreached_at = self._look_up(generation, ids), self._loop.time() + FIRST_WORKER_S
         while True:
             cached = await pages.cached_tokens(self._views) if pages else {}
             avoid = {*failed, *self.watch.suspects}
@@ -166,9 +182,11 @@ class SimulatedRouter:
                 return view, worker
             if view is not None:
                 failed.add(view.worker_id)
-            if self._loop.time() > until:
+            hopeless = self._loop.time() > unreached_at if view is not None else not self.ready
+            if self._loop.time() > until or (first and hopeless):
                 return None
             await asyncio.wait([self._changed], timeout=RETRY_PAUSE_S if view else TIMEOUTS.progress_s)
+            unreached_at = unreached_at if view is not None else self._loop.time() + FIRST_WORKER_S
 
     async def _attempt(self, attempt: SimulatedAttempt) -> Handed | None:
         """Follows an attempt to its end; returns why it is to go on elsewhere, or None when the answer is whole."""

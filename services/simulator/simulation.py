@@ -37,7 +37,8 @@ class Scenario:
 class Played:
     """What became of a scenario. Pod-seconds until the last arrival; `blocked_s`: while steps waited for experts;
     `prefix_queries`, `prefix_hits`: tokens of prompts that were looked up in caches, and that were there; `migrated`:
-    sequences of draining workers whose pages all went along, `not_migrated`: those of which some were computed again.
+    sequences of draining workers whose pages all went along, `not_migrated`: those of which some were computed again;
+    `upgraded`: pods that came back after an upgrade, within the traffic.
     """
 
     outcomes: Outcomes
@@ -55,6 +56,7 @@ class Played:
     migrated: int
     not_migrated: int
     pages_moved: int
+    upgraded: int
 
     def summary(self, slo: Slo, begin: float = 0.0) -> Summary:
         """What clients saw that came from `begin` on."""
@@ -94,6 +96,7 @@ async def _play(loop: VirtualLoop, scenario: Scenario, seed: int, progress: Call
     if loop.time() < scenario.seconds:
         await asyncio.sleep(scenario.seconds - loop.time())
     cluster.count()
+    upgraded = cluster.upgraded
     pods_s = cluster.attention.pods.pod_seconds, cluster.experts.pods.pod_seconds
     if served := cluster.served():
         await asyncio.wait(served, timeout=DRAIN_S)
@@ -116,4 +119,5 @@ async def _play(loop: VirtualLoop, scenario: Scenario, seed: int, progress: Call
         migrated=done.migrated,
         not_migrated=done.computed,
         pages_moved=done.pages,
+        upgraded=upgraded,
     )

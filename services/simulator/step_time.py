@@ -38,12 +38,13 @@ class StepTimes:
         d, pool, loss = self._d, self._pool, self._d.device.factors.overlap_loss
         rows, callers = work.decodes + work.prompt_rows, max(1, self.callers)
         own = self._own.of(rows, pool.workers)
+        crowd = max(1.0, callers / d.attention_cores) if d.attention_cores else 1.0  # on each core
         sublayers = d.shape.sublayers
         core = self._own.core_s(work.decodes, work.decode_keys, work.prompt_keys)
-        attention = own.projections + core
-        first = attention + own.gate + own.extra
-        window = sublayers * own.mlp + (sublayers - 1) * attention if d.shape.shortcut else 0.0
-        busy = sublayers * (attention + own.mlp) + own.gate + own.extra
+        attention, mlp = crowd * (own.projections + core), crowd * own.mlp
+        first = attention + crowd * (own.gate + own.extra)
+        window = sublayers * mlp + (sublayers - 1) * attention if d.shape.shortcut else 0.0
+        busy = sublayers * (attention + mlp) + crowd * (own.gate + own.extra)
         ratio, link = callers / pool.workers, d.link
         fixed = 2 * (link.latency_s + own.trip.messages * link.message_s)
         rows_s = own.trip.out_s(link, ratio) + own.trip.back_s(link, ratio) - fixed
@@ -58,4 +59,4 @@ class StepTimes:
             if total < best:
                 best, best_served = total, groups * launch
         self.served_s = d.shape.layers * best_served / callers
-        return self._own.outside_s(work.decodes) + d.shape.layers * best
+        return crowd * self._own.outside_s(work.decodes) + d.shape.layers * best

@@ -44,3 +44,11 @@ def test_scaling_down_waits_for_the_window_and_takes_one_pod_a_minute() -> None:
     assert taken[0] > 300.0
     assert all(later - earlier >= 60.0 for earlier, later in pairwise(taken))
     assert scaler(least=4, stabilization_s=0.0, down_pods=10).sync(0.0, 5, [1.0] * 5) == 4
+
+
+def test_requests_that_wait_are_a_second_metric_and_the_higher_number_counts() -> None:
+    by_queue = scaler(queue_target=8.0)
+    assert by_queue.sync(0.0, 2, [50.0] * 2, queued=31) == 4
+    assert scaler(queue_target=8.0).sync(0.0, 2, [400.0] * 2, queued=8) == 6  # 8 by the metric, 4 more at a time
+    assert scaler(queue_target=8.0).sync(0.0, 2, [100.0] * 2, queued=17) == 2  # within the tolerance
+    assert scaler().sync(0.0, 2, [100.0] * 2, queued=1000) == 2

@@ -46,10 +46,11 @@ def test_a_step_of_decodes_is_the_planners(shape: object, attention: int, expert
         assert found == pytest.approx(planned, rel=5e-3)
 
 
-def test_a_cluster_of_one_machine_is_what_calibration_fits() -> None:
-    point = Point(SHAPE, 16, 2, 100.0)
+@pytest.mark.parametrize("replicas", [1, 2])
+def test_a_cluster_of_one_machine_is_what_calibration_fits(replicas: int) -> None:
+    point = Point(SHAPE, 16, 2, 100.0, replicas)
     shared = replace(DEVICE, memory_bytes_s=DEVICE.memory_bytes_s / 2, flops={"bf16": 2.5e12, "fp8": 5e12})
-    shaped = deployment(attention=1, experts=2, replicas=1, expert_device=shared, serving=SERVING)
+    shaped = deployment(attention=1, experts=2, replicas=replicas, expert_device=shared, serving=SERVING)
     times = StepTimes(shaped, pool_of(shaped))
     found = times.seconds(StepWork(16, 0, 1600.0, 0.0))
     assert found == pytest.approx(step(point, DEVICE, LINK).seconds, rel=1e-2)

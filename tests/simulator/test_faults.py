@@ -101,6 +101,31 @@ def test_autoscalers_follow_a_crowd_and_let_pods_go_slowly() -> None:
     assert summary(scaled).ends["finished"] > 0.9 * summary(scaled).requests
 
 
+def test_requests_that_wait_for_a_place_bring_attention_pods_too() -> None:
+    by_queue = Scaling(least=1, most=4, target=1e9, queue_target=2.0)
+    still = Scaling(least=1, most=4, target=1e9)
+    shaped = {"attention": 1, "max_running": 4}
+    queued, alone = (
+        play(scenario(30.0, 40.0, scalings={"attention": one}, deployment=shaped), 1) for one in (by_queue, still)
+    )
+    assert alone.attention_pod_s == 40.0 < queued.attention_pod_s
+    assert summary(queued).ttft_p99 < summary(alone).ttft_p99
+
+
+def test_attention_workers_that_share_a_core_slow_each_other() -> None:
+    apart, shared = (play(scenario(RATE, deployment={"attention_cores": cores}), 1) for cores in (0, 1))
+    assert summary(shared).itl_p50 > 1.3 * summary(apart).itl_p50
+
+
+def test_two_expert_workers_of_one_machine_hold_each_expert_twice_where_memory_lets_them() -> None:
+    shaped = {"replicas": 0, "experts": 2, "one_machine": True}
+    enough, little = (
+        play(scenario(deployment=shaped | {"fitting": fitting}, faults=[Fault(at=5.0, kind="expert pod dies")]), 1)
+        for fitting in (64, 63)  # 32 experts twice, of each worker's half
+    )
+    assert enough.blocked_s == 0.0 < little.blocked_s
+
+
 def test_balancing_loads_experts_for_skewed_choices_and_speeds_steps_up() -> None:
     skewed = Routing(exponent=1.2)
     still = play(scenario(30.0, 60.0, routing=skewed, deployment={"replicas": 1}), 1)

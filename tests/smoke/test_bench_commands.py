@@ -65,15 +65,21 @@ def test_calibration_and_its_validation(shell: Shell) -> None:
 
 
 def test_simulator_beside_a_cluster(shell: Shell) -> None:
-    """A few requests on each of three small clusters; the factors are those of a few streams."""
+    """A few requests on each of four small clusters; the factors are those of a few streams."""
     out = shell.folder / "build" / "simulator.json"
     out.parent.mkdir(exist_ok=True)
     printed = shell.run("python", "-m", "bench.simulator.validate", "--smoke", "--out", str(out))
     assert "expert death: goodput" in printed
     found = json.loads(out.read_text())
-    assert [row["schedule"] for row in found["rows"]] == ["steady", "flash crowd", "expert death"]
+    assert [row["schedule"] for row in found["rows"]] == ["steady", "flash crowd", "expert death", "attention death"]
     assert all(row[side]["ends"] == {"finished": row["measured"]["requests"]} for row in found["rows"]
                for side in ("measured", "simulated"))  # fmt: skip
+
+
+def test_simulator_documents(shell: Shell) -> None:
+    """The documents of this checkout have the tables of its results."""
+    assert not shell.run("python", "-m", "bench.simulator")
+    assert not shell.run("python", "-m", "bench.studies")
 
 
 def test_simulator_and_its_studies(shell: Shell) -> None:
@@ -82,13 +88,12 @@ def test_simulator_and_its_studies(shell: Shell) -> None:
     speed = str(out / "speed.json")
     printed = shell.run("python", "-m", "bench.simulator.speed", "--seconds", "5", "--rate", "2", "--out", speed)
     assert "goal 300 for an hour" in printed
+    shell.run("python", "-m", "bench.studies", "--run", "--smoke", "--out", str(out))  # each by its own command
     for name in ("replicas", "ratio", "dead_pod", "autoscaling", "growth"):
-        shell.run("python", "-m", f"bench.studies.{name}", "--smoke", "--out", str(out))
         found = json.loads((out / f"{name}.json").read_text())
         assert found["rows"]
         assert "prediction" in found["what"]
         assert (out / f"{name}.png").stat().st_size > 1000
-    assert not shell.run("python", "-m", "bench.studies")  # the document of this checkout has their tables
 
 
 def test_bench_of_kernels(shell: Shell) -> None:

@@ -51,6 +51,7 @@ CHANNEL_OPTIONS = (
     ("grpc.keepalive_time_ms", 10_000),
     ("grpc.keepalive_timeout_ms", 10_000),
 )
+REFRESH_S = 0.5  # between two readings of the list
 HOLD_S = 30.0  # requests wait so long after the last worker went: it restarts or is replaced
 CONNECT_S = 2.0
 HINTS_S = 2.0  # between two looks at what workers have cached; this router knows what it has sent meanwhile
@@ -61,6 +62,12 @@ DESCRIBE_S = 1.2  # no worker is too busy to answer Describe; that this router i
 ReadHints = Callable[[Sequence[str]], Awaitable[Mapping[str, PageHint]]]
 ListWorkers = Callable[[], Awaitable[Sequence[AttentionWorkerView]]]
 CountRouters = Callable[[], Awaitable[int]]
+
+
+def reading_pause_s(refresh_s: float, *, serving: bool, busy: bool) -> float:
+    """Seconds until the list is read again: twice as many while nothing runs and all is well, and fewer while nobody
+    serves."""
+    return refresh_s * (0.4 if not serving else 1 if busy else 2)
 
 
 class AttentionWorkerPool:
@@ -78,7 +85,7 @@ class AttentionWorkerPool:
         list_workers: ListWorkers,
         *,
         max_model_len: int,
-        refresh_s: float = 0.5,
+        refresh_s: float = REFRESH_S,
         hold_s: float = HOLD_S,
         cold_start_s: float = 0.0,
         timeouts: StallTimeouts = StallTimeouts(),  # noqa: B008  frozen
@@ -224,14 +231,10 @@ class AttentionWorkerPool:
             return
 
     async def run(self) -> None:
-        """Reads the list every `refresh_s` until cancelled: half as often while nothing runs and all is well, and more
-        often while nobody serves.
-
-        Looks for attempts that send nothing meanwhile.
-        """
+        """Reads the list until cancelled, and looks for attempts that send nothing meanwhile."""
         while True:
             await self.refresh()
-            pause_s = self._refresh_s * (0.4 if not self.serving else 1 if self.attempts else 2)
+            pause_s = reading_pause_s(self._refresh_s, serving=self.serving, busy=bool(self.attempts))
             for look in range(math.ceil(pause_s / LOOK_S)):
                 await asyncio.sleep(min(LOOK_S, pause_s))
                 self._stalls.look(look, self.workers, self.attempts, self.open_on)
