@@ -7,6 +7,7 @@ from pathlib import Path
 
 from bench.planner.fast_users import DECODE, GPUS, PRICE, WHOLE, fast_users
 from bench.planner.fits import left_out, on_one_row
+from bench.planner.machine_table import machine_table
 from services.cli.planning.profiles import device, link, names
 from services.cli.planning.question import Question, ask, profiles
 from services.planner.evidence import decisive, judge, signs, sureness
@@ -30,6 +31,7 @@ def tables() -> dict[str, str]:
         "fast users": fast_table(),
         "devices": devices_table(),
         "links": links_table(),
+        "this machine": machine_table(),
     }
 
 
