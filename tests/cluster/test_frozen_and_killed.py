@@ -11,9 +11,10 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 from support.cluster_harness import CALLERS, ClusterUnderTest, Stream, answer_of, running_cluster, until
-from support.frozen_thread import frozen, threads
 from support.numbered_events import Event, events_of, headers_of
 from support.tiny_checkpoint import PLAIN
+
+from bench.frozen_thread import frozen, threads
 
 pytestmark = pytest.mark.processes
 
