@@ -32,10 +32,15 @@ def cache_pages(target: Cluster) -> int:
 
 def scrape(target: Cluster) -> dict[str, float]:
     """Every sample of the attention worker's page by its full name."""
-    with urllib.request.urlopen(f"http://{attention_record(target).metrics_address}/metrics", timeout=5) as page:
+    return samples(attention_record(target).metrics_address)
+
+
+def samples(address: str) -> dict[str, float]:
+    """Every sample of the page at an address, HOST:PORT, by its full name. Raises OSError."""
+    with urllib.request.urlopen(f"http://{address}/metrics", timeout=5) as page:
         lines = page.read().decode().splitlines()
-    samples = (line.rsplit(" ", 1) for line in lines if line and not line.startswith("#"))
-    return {name: float(value) for name, value in samples}
+    named = (line.rsplit(" ", 1) for line in lines if line and not line.startswith("#"))
+    return {name: float(value) for name, value in named}
 
 
 def per_call(before: dict[str, float], after: dict[str, float]) -> list[tuple[float, float]]:

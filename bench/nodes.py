@@ -1,4 +1,5 @@
-"""Machines of a test or a benchmark: network namespaces on one switch, from which one can be unplugged without any end noticing.
+"""Machines of a test or a benchmark: network namespaces on one switch, from which one can be unplugged without any end
+noticing.
 
 Needs the rights to make namespaces, as root has them.
 """

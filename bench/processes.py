@@ -10,7 +10,7 @@ import sys
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,6 +22,7 @@ from services.transport.native_extension import unavailable
 REPO = Path(__file__).resolve().parent.parent
 _OURS = [str(REPO / part) for part in ("", "kernels", "proto")]
 Behind = Callable[[ExitStack, Path], dict[str, str]]
+NOTHING: Mapping[str, str] = {}
 PATH = os.pathsep.join([*_OURS, *filter(None, [os.environ.get("PYTHONPATH")])])
 
 
@@ -56,7 +57,7 @@ def redis_binary() -> str:
 
 @dataclass(frozen=True)
 class Cluster:
-    """A router, an attention worker and expert workers on loopback. `grpc`: address of the router's gRPC API.
+    """A router, attention and expert workers on loopback. `grpc`: address of the router's gRPC API.
 
     `pids` has a role's processes: router, attention_worker, expert_worker.
     """
@@ -101,30 +102,34 @@ def cluster(
     model: Path,
     directory: Path,
     *,
+    attention: int = 1,
     experts: int = 1,
     link: str = "",
     delay_s: float | None = None,
     behind: Behind | None = None,
+    before: str = "expert_worker",
+    everywhere: Mapping[str, str] = NOTHING,
     attention_module: str = "services.attention_worker",
     **attention_environment: str,
 ) -> Iterator[Cluster]:
     """Yields a ready cluster with the settings and the cores that `caracal up` gives its processes.
 
-    `link` is the best one if empty; only the attention worker gets `attention_environment`, and runs another module if
-    one is given. It has no prefix cache unless that says so: most benchmarks send their prompts in every round, to be
-    computed. With `delay_s` a proxy
-    before each expert worker delays its replies by so much; `behind` starts any other one before each, and returns the
-    worker's variables for it.
+    `link` is the best one if empty; all processes get the variables `everywhere`, attention workers alone
+    `attention_environment`, and they run another module if one is given. They have no prefix cache unless that says so:
+    most benchmarks send their prompts in every round, to be computed. With `delay_s` a proxy before each expert worker
+    delays its replies by so much; `behind` starts any other one before each worker of the role `before`, and returns
+    the worker's variables for it.
     """
     port, grpc_port = free_port(), free_port()
     directory.mkdir(parents=True, exist_ok=True)
-    settings = LocalSettings(model=model, expert=experts, link=link or best_link())
+    settings = LocalSettings(model=model, attention=attention, expert=experts, link=link or best_link())
     with ExitStack() as stack:
         redis_url = stack.enter_context(redis_server(directory))
         shared = settings.worker_environment() | {
             "PYTHONPATH": PATH,
             "CARACAL_REDIS_URL": redis_url,
             "CARACAL_DRAIN_TIMEOUT_S": "1",
+            **everywhere,
         }
         pids: dict[str, list[int]] = {"router": [], "attention_worker": [], "expert_worker": []}
 
@@ -136,19 +141,17 @@ def cluster(
             child = stack.enter_context(process(arguments, directory / f"{name}.log", **environment))
             pids[role].append(child.pid)
 
-        start(
-            "router",
-            "router-0",
-            CARACAL_PORT=str(port),
-            CARACAL_GRPC_PORT=str(grpc_port),
-            CARACAL_ADMIN_PORT="0",
-            CARACAL_MODEL_NAME="bench",
-        )
-        start("attention_worker", "attention-0", **{"CARACAL_PREFIX_CACHE": "0"} | attention_environment)
+        def proxy(role: str) -> dict[str, str]:
+            return behind(stack, directory) if behind is not None and role == before else {}
+
+        ports = {"CARACAL_PORT": str(port), "CARACAL_GRPC_PORT": str(grpc_port), "CARACAL_ADMIN_PORT": "0"}
+        start("router", "router-0", CARACAL_MODEL_NAME="bench", **ports)
+        for number in range(attention):
+            own = {"CARACAL_PREFIX_CACHE": "0"} | attention_environment | proxy("attention_worker")
+            start("attention_worker", f"attention-{number}", **own)
         for number in range(experts):
             own = {} if delay_s is None else _behind_a_proxy(stack, directory, delay_s)
-            own |= behind(stack, directory) if behind is not None else {}
-            start("expert_worker", f"expert-{number}", **own)
+            start("expert_worker", f"expert-{number}", **own | proxy("expert_worker"))
         url = f"http://127.0.0.1:{port}"
         wait_for(f"{url}/ready")
         yield Cluster(url, f"127.0.0.1:{grpc_port}", redis_url, settings.link, pids)
@@ -166,7 +169,7 @@ def _behind_a_proxy(stack: ExitStack, directory: Path, delay_s: float) -> dict[s
 
 
 def proxied() -> tuple[list[str], dict[str, str]]:
-    """Where a proxy listens and what it leads to, and the variables of the expert worker behind it."""
+    """Where a proxy listens and what it leads to, and the variables of the worker behind it."""
     port = str(free_port())
     variables = {"CARACAL_PORT": port, "CARACAL_ADVERTISE_HOST": "127.0.0.2"}
     return [f"127.0.0.2:{port}", f"127.0.0.1:{port}"], variables
