@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
+from typing import Any
 
 import grpc
 
@@ -20,9 +21,10 @@ class Delay:
     def holds(self, way: str, method: str) -> bool:
         return way == REPLY and method == SESSION
 
-    def pass_on(self, way: str, arrived_s: float) -> None:
+    def pass_on(self, way: str, arrived_s: float, piece: Any) -> Any:
         if (early := arrived_s + self._delay_s - time.perf_counter()) > 0:
             time.sleep(early)
+        return piece
 
 
 def serve(listen: str, target: str, delay_s: float) -> grpc.Server:

@@ -34,8 +34,8 @@ class Link(Protocol):
     def holds(self, way: str, method: str) -> bool:
         """Whether `pass_on` is to be asked about what goes that way; `method` is SESSION for native sessions too."""
 
-    def pass_on(self, way: str, arrived_s: float) -> None:
-        """Returns when a piece that arrived then (`time.perf_counter`) may go on."""
+    def pass_on(self, way: str, arrived_s: float, piece: Any) -> Any:
+        """Returns when a piece that arrived then (`time.perf_counter`) may go on: what goes on in its place."""
 
 
 class Pieces:
@@ -50,9 +50,7 @@ class Pieces:
 
     def get(self) -> Any:
         arrived_s, piece = self._queue.get()
-        if self._held:
-            self._link.pass_on(self._way, arrived_s)
-        return piece
+        return self._link.pass_on(self._way, arrived_s, piece) if self._held else piece
 
 
 class Forwarder(grpc.GenericRpcHandler):
@@ -86,8 +84,7 @@ class Forwarder(grpc.GenericRpcHandler):
 
     def _passed(self, requests: Iterator[bytes]) -> Iterator[bytes]:
         for request in requests:
-            self._link.pass_on(CALL, time.perf_counter())
-            yield request
+            yield self._link.pass_on(CALL, time.perf_counter(), request)
 
     def _led_through_here(self, reply: bytes) -> bytes:
         """The reply to Open with a place of this proxy's in it."""

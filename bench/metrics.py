@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import re
 import urllib.request
+from collections.abc import Collection, Mapping
 
 from bench.processes import Cluster
 from services.membership.record import WorkerRecord
@@ -41,6 +42,21 @@ def samples(address: str) -> dict[str, float]:
         lines = page.read().decode().splitlines()
     named = (line.rsplit(" ", 1) for line in lines if line and not line.startswith("#"))
     return {name: float(value) for name, value in named}
+
+
+async def summed(membership: Membership, names: Mapping[str, Collection[str]]) -> dict[str, float]:
+    """Metrics of all processes of roles, by sample, summed over those that answer. `names` by role, without `_total`."""
+    found: dict[str, float] = {}
+    for role, wanted in names.items():
+        for worker in await membership.workers(role):
+            try:
+                page = await asyncio.to_thread(samples, worker.metrics_address)
+            except OSError:  # a lease outlives its process
+                continue
+            for sample, value in page.items():
+                if sample.split("{")[0].removesuffix("_total") in wanted:
+                    found[sample] = round(found.get(sample, 0.0) + value, 3)
+    return found
 
 
 def per_call(before: dict[str, float], after: dict[str, float]) -> list[tuple[float, float]]:

@@ -23,6 +23,7 @@ REPO = Path(__file__).resolve().parent.parent
 _OURS = [str(REPO / part) for part in ("", "kernels", "proto")]
 Behind = Callable[[ExitStack, Path], dict[str, str]]
 NOTHING: Mapping[str, str] = {}
+ROUTER = "services.router"
 PATH = os.pathsep.join([*_OURS, *filter(None, [os.environ.get("PYTHONPATH")])])
 
 
@@ -110,15 +111,16 @@ def cluster(
     before: str = "expert_worker",
     everywhere: Mapping[str, str] = NOTHING,
     attention_module: str = "services.attention_worker",
+    expert_module: str = "services.expert_worker",
     **attention_environment: str,
 ) -> Iterator[Cluster]:
     """Yields a ready cluster with the settings and the cores that `caracal up` gives its processes.
 
     `link` is the best one if empty; all processes get the variables `everywhere`, attention workers alone
-    `attention_environment`, and they run another module if one is given. They have no prefix cache unless that says so:
-    most benchmarks send their prompts in every round, to be computed. With `delay_s` a proxy before each expert worker
-    delays its replies by so much; `behind` starts any other one before each worker of the role `before`, and returns
-    the worker's variables for it.
+    `attention_environment`; workers run another module if one is given. Attention workers have no prefix cache unless
+    that says so: most benchmarks send their prompts in every round, to be computed. With `delay_s` a proxy before each
+    expert worker delays its replies by so much; `behind` starts any other one before each worker of the role `before`,
+    and returns the worker's variables for it.
     """
     port, grpc_port = free_port(), free_port()
     directory.mkdir(parents=True, exist_ok=True)
@@ -131,11 +133,11 @@ def cluster(
             "CARACAL_DRAIN_TIMEOUT_S": "1",
             **everywhere,
         }
-        pids: dict[str, list[int]] = {"router": [], "attention_worker": [], "expert_worker": []}
+        modules = {"router": ROUTER, "attention_worker": attention_module, "expert_worker": expert_module}
+        pids: dict[str, list[int]] = {role: [] for role in modules}
 
         def start(role: str, name: str, **own: str) -> None:
-            module = attention_module if role == "attention_worker" else f"services.{role}"
-            arguments = [sys.executable, "-m", module]
+            arguments = [sys.executable, "-m", modules[role]]
             kind, number = role.removesuffix("_worker"), int(name.rpartition("-")[2])
             environment = shared | settings.cores_environment(kind, number) | {"CARACAL_WORKER_ID": name} | own
             child = stack.enter_context(process(arguments, directory / f"{name}.log", **environment))

@@ -29,7 +29,7 @@ from bench.checkpoints import console, prepare
 from bench.contenders import MODEL
 from bench.intervals import CONFIDENCE, interval, middle_mean, within
 from bench.load import Stream, completion, follow
-from bench.metrics import samples
+from bench.metrics import summed
 from bench.processes import Cluster, cluster
 from bench.report import machine
 from services.membership.redis import Membership
@@ -146,18 +146,12 @@ def _rounded(turn: Turn) -> dict[str, float]:
 
 
 async def counted(target: Cluster) -> dict[str, float]:
-    """What the cluster's processes have counted of their checks, by metric, summed over processes."""
-    membership, found = Membership(target.redis_url), dict[str, float]()
+    """What the cluster's processes have counted of their checks."""
+    membership = Membership(target.redis_url)
     try:
-        for role, names in COUNTED.items():
-            for worker in await membership.workers(role):
-                page = await asyncio.to_thread(samples, worker.metrics_address)
-                for sample, value in page.items():
-                    if sample.split("{")[0].removesuffix("_total") in names:
-                        found[sample] = round(found.get(sample, 0.0) + value, 3)
+        return await summed(membership, COUNTED)
     finally:
         await membership.close()
-    return found
 
 
 def run(config: str, plan: Plan) -> dict[str, Any]:
