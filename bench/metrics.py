@@ -45,7 +45,7 @@ def samples(address: str) -> dict[str, float]:
 
 
 async def summed(membership: Membership, names: Mapping[str, Collection[str]]) -> dict[str, float]:
-    """Metrics of all processes of roles, by sample, summed over those that answer. `names` by role, without `_total`."""
+    """Metrics of a role's processes, by sample, summed over those that answer. `names` by role, without `_total`."""
     found: dict[str, float] = {}
     for role, wanted in names.items():
         for worker in await membership.workers(role):

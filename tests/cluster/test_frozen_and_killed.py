@@ -18,7 +18,8 @@ from bench.frozen_thread import frozen, threads
 
 pytestmark = pytest.mark.processes
 
-LONGEST_S = 8.0  # a pause that hangs no client; what it takes on a quiet machine is measured by a benchmark
+# A pause that hangs no client; `python -m bench.stalls --kinds attention-frozen expert-frozen` measures what it takes.
+LONGEST_S = 8.0
 
 
 @pytest.fixture(scope="module")
