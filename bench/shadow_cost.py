@@ -157,14 +157,12 @@ async def counted(target: Cluster) -> dict[str, float]:
 def run(config: str, plan: Plan) -> dict[str, Any]:
     """Starts both clusters and compares them at each number of streams."""
     checkpoint, directory = prepare(config), Path(tempfile.mkdtemp(prefix="caracal-shadow-"))
-    sizes = {"attention": 2, "experts": 2}
+    clusters: dict[str, Cluster] = {}
     with ExitStack() as stack:
-        clusters = {
-            name: stack.enter_context(
-                cluster(checkpoint.path, directory / name, **sizes, everywhere={"CARACAL_REPLICAS": "2"} | off)
-            )
-            for name, off in ((WITH, {}), (WITHOUT, OFF))
-        }
+        for name in (WITH, WITHOUT):
+            variables = {"CARACAL_REPLICAS": "2"} | (OFF if name == WITHOUT else {})
+            started = cluster(checkpoint.path, directory / name, attention=2, experts=2, everywhere=variables)
+            clusters[name] = stack.enter_context(started)
         streams = {str(count): compare(clusters, count, checkpoint.config.vocab_size, plan) for count in plan.streams}
         checks = {name: asyncio.run(counted(one)) for name, one in clusters.items()}
     return {

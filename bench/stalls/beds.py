@@ -69,11 +69,12 @@ async def _is_whole(membership: Membership, attention: int, experts: int) -> boo
 
 async def busiest(membership: Membership) -> str:
     """The attention worker with the most streams. Raises NotInjected where none has one."""
-    records = await membership.workers("attention", counts=True)
-    found = max(records, key=lambda one: one.stats.get("running", 0.0))
-    if not found.stats.get("running"):
+    running = {
+        one.worker_id: one.stats.get("running", 0.0) for one in await membership.workers("attention", counts=True)
+    }
+    if not any(running.values()):
         raise NotInjected("no attention worker has a stream")
-    return found.worker_id
+    return max(running, key=lambda name: running[name])
 
 
 class LocalBed:

@@ -72,8 +72,8 @@ class Callers:
             await asyncio.sleep(0.02)
 
     def longest_gaps(self, since: float, until: float) -> list[float]:
-        """Of each caller the longest time between two tokens of an answer, of those that touch what is between two
-        moments; a caller without any such time has none here."""
+        """Each caller's longest time between two tokens of an answer, of those that touch what is between two moments;
+        a caller without any such time has none here."""
         found = [list(_touching(answers, since, until)) for answers in self.answers]
         return [max(later - earlier for earlier, later in gaps) for gaps in found if gaps]
 
