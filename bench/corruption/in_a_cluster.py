@@ -99,7 +99,7 @@ async def _until_found(
 
 async def _how_found(case: Case, membership: Membership, name: str, pid: int) -> str:
     """What of `case.found` is the case; nothing yet if empty."""
-    if ENDED in case.found and state_of(pid) in "Z":
+    if ENDED in case.found and state_of(pid) in ("Z", ""):
         return ENDED
     worker = next((each for each in await membership.workers(case.role) if each.worker_id == name), None)
     if worker is None:

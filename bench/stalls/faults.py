@@ -40,13 +40,13 @@ class Signalled:
 
     def __init__(self, number: signal.Signals, pids: Sequence[int]) -> None:
         self._number, self._pids = number, pids
-        self._states = "Z" if number is signal.SIGKILL else "T"
+        self._states = ("Z", "") if number is signal.SIGKILL else ("T",)
 
     def inject(self) -> None:
         for pid in self._pids:
             os.kill(pid, self._number)
         end = time.monotonic() + SEEN_S
-        while any(state_of(pid) not in self._states for pid in self._pids):  # that of one that is gone is empty
+        while any(state_of(pid) not in self._states for pid in self._pids):
             if time.monotonic() > end:
                 raise NotInjected(f"{self._number.name}: {[state_of(pid) for pid in self._pids]} are the states")
             time.sleep(0.001)
