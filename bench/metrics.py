@@ -7,7 +7,7 @@ import re
 import urllib.request
 from collections.abc import Collection, Mapping
 
-from bench.processes import Cluster
+from bench.processes import PROXY_HOST, Cluster
 from services.membership.record import WorkerRecord
 from services.membership.redis import Membership
 
@@ -37,8 +37,12 @@ def scrape(target: Cluster) -> dict[str, float]:
 
 
 def samples(address: str) -> dict[str, float]:
-    """Every sample of the page at an address, HOST:PORT, by its full name. Raises OSError."""
-    with urllib.request.urlopen(f"http://{address}/metrics", timeout=5) as page:
+    """Every sample of the page at an address, HOST:PORT, by its full name. Raises OSError.
+
+    A worker behind a proxy advertises its own page at the proxy's host as well, where nobody serves it.
+    """
+    own = address.replace(PROXY_HOST, "127.0.0.1")
+    with urllib.request.urlopen(f"http://{own}/metrics", timeout=5) as page:
         lines = page.read().decode().splitlines()
     named = (line.rsplit(" ", 1) for line in lines if line and not line.startswith("#"))
     return {name: float(value) for name, value in named}

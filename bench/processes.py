@@ -24,6 +24,7 @@ _OURS = [str(REPO / part) for part in ("", "kernels", "proto")]
 Behind = Callable[[ExitStack, Path], dict[str, str]]
 NOTHING: Mapping[str, str] = {}
 ROUTER = "services.router"
+PROXY_HOST = "127.0.0.2"  # of proxies before workers
 PATH = os.pathsep.join([*_OURS, *filter(None, [os.environ.get("PYTHONPATH")])])
 
 
@@ -173,8 +174,8 @@ def _behind_a_proxy(stack: ExitStack, directory: Path, delay_s: float) -> dict[s
 def proxied() -> tuple[list[str], dict[str, str]]:
     """Where a proxy listens and what it leads to, and the variables of the worker behind it."""
     port = str(free_port())
-    variables = {"CARACAL_PORT": port, "CARACAL_ADVERTISE_HOST": "127.0.0.2"}
-    return [f"127.0.0.2:{port}", f"127.0.0.1:{port}"], variables
+    variables = {"CARACAL_PORT": port, "CARACAL_ADVERTISE_HOST": PROXY_HOST}
+    return [f"{PROXY_HOST}:{port}", f"127.0.0.1:{port}"], variables
 
 
 def peak_rss_bytes(pid: int) -> int:
