@@ -14,7 +14,12 @@ def moved(link: FailingLink, way: str, pieces: list[bytes]) -> list[bytes]:
     queue, out = Pieces(link, way, ""), list[bytes]()
     for piece in pieces:
         queue.put(piece)
-    threading.Thread(target=lambda: [out.append(queue.get()) for _ in pieces], daemon=True).start()
+
+    def take() -> None:
+        for _ in pieces:
+            out.append(queue.get())
+
+    threading.Thread(target=take, daemon=True).start()
     return out
 
 
