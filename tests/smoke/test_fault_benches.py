@@ -13,7 +13,7 @@ pytestmark = pytest.mark.processes
 
 def test_bench_of_restarts(shell: Shell) -> None:
     output = shell.run("python", "-m", "bench.restarts", "--smoke", "--spares", "1")
-    assert "## 1 spares: killed" in output
+    assert "## 1 spare: killed" in output
     for phase in ("imports", "serving", "in all", "longest stall"):
         row = re.search(rf"^\| {phase}, s ((?:\| [0-9.]+ )+)\|", output, re.MULTILINE)
         assert row is not None, output
