@@ -152,8 +152,8 @@ async def measure(model: Path, sizes: Sizes, vocabulary: int, rounds: int, spare
                 console.print(f"{spares} spares, round {round_ + 1} of {rounds}: {what}")
                 found[what].append(await measure_one(local, names, sizes, vocabulary, rng))
     section = (
-        f"{spares} spare{'s' * (spares != 1)}: killed under {sizes.streams} streams of {sizes.prompt} tokens, two workers of each role; "
-        f"seconds, medians of {rounds}"
+        f"{spares} spare{'s' * (spares != 1)}: killed under {sizes.streams} streams of {sizes.prompt} tokens, "
+        f"two workers of each role; seconds, medians of {rounds}"
     )
     return [
         Row(
