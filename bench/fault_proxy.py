@@ -3,50 +3,59 @@
 It reads what the link is to do from standard input, a line for each change, and answers each with a line: `pass`,
 `blackholed` (nothing gets through, either way), `one-way` (calls get through, replies do not), `late SECONDS` (replies
 are late by so much); `held` answers how many pieces it has kept back. What is kept back gets through once the link
-passes again, as over TCP. A native session that is opened through it leads through it too.
+passes again, as over TCP. `flip COUNT` flips one bit in each of so many pieces of those that come next, either way;
+`flipped` answers in how many it has.
 """
 
 from __future__ import annotations
 
-import contextlib
-import queue
-import socket
+import random
 import sys
 import threading
 import time
-from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
-import grpc
+from bench.forwarder import REPLY, serve
 
-from bench.delay_proxy import CALLS, CHUNK, NO_DEADLINE_S, OPEN, led_through, read_replies, shut
-
-CALL, REPLY = "call", "reply"
 KINDS = ("pass", "blackholed", "one-way", "late")
 
 
-class LinkState:
+class FailingLink:
     """What the link does now. Any thread may ask and change it."""
 
     def __init__(self) -> None:
         self._changed = threading.Condition()
         self._kind, self._late_s = "pass", 0.0
-        self.held = 0
+        self._flips, self._random = 0, random.Random(0)
+        self.held = self.flipped = 0
 
     def become(self, kind: str, late_s: float = 0.0) -> None:
         with self._changed:
             self._kind, self._late_s = kind, late_s
             self._changed.notify_all()
 
-    def pass_on(self, way: str, arrived_s: float) -> None:
-        """Returns when a piece that arrived then may go on its way."""
+    def flip(self, count: int) -> None:
+        with self._changed:
+            self._flips += count
+
+    def holds(self, way: str, method: str) -> bool:
+        return True
+
+    def pass_on(self, way: str, arrived_s: float, piece: Any) -> Any:
         with self._changed:
             held = False
             while (left_s := self._left_s(way, arrived_s)) > 0:
                 self.held += not held
                 held = True
                 self._changed.wait(left_s)
+            if not self._flips or not isinstance(piece, bytes) or not piece:
+                return piece
+            self._flips -= 1
+            self.flipped += 1
+            bit = self._random.randrange(8 * len(piece))
+        changed = bytearray(piece)
+        changed[bit // 8] ^= 1 << bit % 8
+        return bytes(changed)
 
     def _left_s(self, way: str, arrived_s: float) -> float:
         if self._kind == "blackholed" or (self._kind == "one-way" and way == REPLY):
@@ -56,108 +65,20 @@ class LinkState:
         return 0.0
 
 
-class Pieces:
-    """What goes one way over the link: put in by one thread, taken out by another as the link lets it."""
-
-    def __init__(self, state: LinkState, way: str) -> None:
-        self._state, self._way = state, way
-        self._queue: queue.SimpleQueue[tuple[float, Any]] = queue.SimpleQueue()
-
-    def put(self, piece: Any) -> None:
-        self._queue.put((time.perf_counter(), piece))
-
-    def get(self) -> Any:
-        arrived_s, piece = self._queue.get()
-        self._state.pass_on(self._way, arrived_s)
-        return piece
-
-
-class Forwarder(grpc.GenericRpcHandler):
-    """Passes calls of any method on as bytes."""
-
-    def __init__(self, listen: str, target: str, state: LinkState) -> None:
-        self._listen_host, self._target_host = listen.rsplit(":", 1)[0], target.rsplit(":", 1)[0]
-        self._state = state
-        self._channel = grpc.insecure_channel(target)
-
-    def service(self, handler_call_details: grpc.HandlerCallDetails) -> grpc.RpcMethodHandler[Any, Any]:
-        method = handler_call_details.method
-
-        def forward(requests: Iterator[bytes], context: grpc.ServicerContext) -> Iterator[bytes]:
-            yield from self._forward(method, requests, context)
-
-        return grpc.stream_stream_rpc_method_handler(forward)
-
-    def _forward(self, method: str, requests: Iterator[bytes], context: grpc.ServicerContext) -> Iterator[bytes]:
-        start: Any = self._channel.stream_stream(method)
-        left_s = context.time_remaining()
-        call = start(self._passed(requests), timeout=left_s if left_s < NO_DEADLINE_S else None)
-        context.add_callback(call.cancel)
-        replies = Pieces(self._state, REPLY)
-        threading.Thread(target=read_replies, args=(call, replies.put), daemon=True).start()
-        while isinstance(reply := replies.get(), bytes):
-            yield self._led_through_here(reply) if method == OPEN else reply
-        if isinstance(reply, grpc.Call):
-            context.abort(reply.code(), reply.details())
-
-    def _passed(self, requests: Iterator[bytes]) -> Iterator[bytes]:
-        for request in requests:
-            self._state.pass_on(CALL, time.perf_counter())
-            yield request
-
-    def _led_through_here(self, reply: bytes) -> bytes:
-        changed, listener, target = led_through(reply, self._listen_host, self._target_host)
-        threading.Thread(target=_serve, args=(listener, target, self._state), daemon=True).start()
-        return changed
-
-
-def _serve(listener: socket.socket, target: tuple[str, int], state: LinkState) -> None:
-    """Leads one connection to `target`."""
-    with listener:
-        caller, _ = listener.accept()
-    worker = socket.create_connection(target)
-    ends = caller, worker
-    for end in ends:
-        end.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-    for way, source, sink in ((CALL, caller, worker), (REPLY, worker, caller)):
-        pieces = Pieces(state, way)
-        threading.Thread(target=_receive, args=(source, pieces), daemon=True).start()
-        threading.Thread(target=_send, args=(pieces, sink, ends), daemon=True).start()
-
-
-def _receive(source: socket.socket, pieces: Pieces) -> None:
-    with contextlib.suppress(OSError):
-        while data := source.recv(CHUNK):
-            pieces.put(data)
-    pieces.put(b"")
-
-
-def _send(pieces: Pieces, sink: socket.socket, ends: tuple[socket.socket, socket.socket]) -> None:
-    with contextlib.suppress(OSError):
-        while data := pieces.get():
-            sink.sendall(data)
-    shut(ends)
-
-
-def serve(listen: str, target: str, state: LinkState) -> grpc.Server:
-    """Starts the proxy; addresses are host:port. Stop it."""
-    server = grpc.server(ThreadPoolExecutor(CALLS), handlers=[Forwarder(listen, target, state)])
-    server.add_insecure_port(listen)
-    server.start()
-    return server
-
-
 def main() -> None:
-    state = LinkState()
-    server = serve(sys.argv[1], sys.argv[2], state)
+    link = FailingLink()
+    server = serve(sys.argv[1], sys.argv[2], link)
     for line in sys.stdin:
-        kind, *seconds = line.split()
-        if kind == "held":
-            print(state.held, flush=True)
+        kind, *numbers = line.split()
+        if kind in ("held", "flipped"):
+            print(getattr(link, kind), flush=True)
             continue
-        if kind not in KINDS:
-            sys.exit(f"{kind} is none of {', '.join(KINDS)}")
-        state.become(kind, float(seconds[0]) if seconds else 0.0)
+        if kind == "flip":
+            link.flip(int(numbers[0]))
+        elif kind in KINDS:
+            link.become(kind, float(numbers[0]) if numbers else 0.0)
+        else:
+            sys.exit(f"{kind} is none of {', '.join(KINDS)}, flip, held, flipped")
         print(kind, flush=True)
     server.stop(None)
 

@@ -5,8 +5,9 @@ from __future__ import annotations
 import asyncio
 import re
 import urllib.request
+from collections.abc import Collection, Mapping
 
-from bench.processes import Cluster
+from bench.processes import PROXY_HOST, Cluster
 from services.membership.record import WorkerRecord
 from services.membership.redis import Membership
 
@@ -32,10 +33,34 @@ def cache_pages(target: Cluster) -> int:
 
 def scrape(target: Cluster) -> dict[str, float]:
     """Every sample of the attention worker's page by its full name."""
-    with urllib.request.urlopen(f"http://{attention_record(target).metrics_address}/metrics", timeout=5) as page:
+    return samples(attention_record(target).metrics_address)
+
+
+def samples(address: str) -> dict[str, float]:
+    """Every sample of the page at an address, HOST:PORT, by its full name. Raises OSError.
+
+    A worker behind a proxy advertises its own page at the proxy's host as well, where nobody serves it.
+    """
+    own = address.replace(PROXY_HOST, "127.0.0.1")
+    with urllib.request.urlopen(f"http://{own}/metrics", timeout=5) as page:
         lines = page.read().decode().splitlines()
-    samples = (line.rsplit(" ", 1) for line in lines if line and not line.startswith("#"))
-    return {name: float(value) for name, value in samples}
+    named = (line.rsplit(" ", 1) for line in lines if line and not line.startswith("#"))
+    return {name: float(value) for name, value in named}
+
+
+async def summed(membership: Membership, names: Mapping[str, Collection[str]]) -> dict[str, float]:
+    """Metrics of a role's processes, by sample, summed over those that answer. `names` by role, without `_total`."""
+    found: dict[str, float] = {}
+    for role, wanted in names.items():
+        for worker in await membership.workers(role):
+            try:
+                page = await asyncio.to_thread(samples, worker.metrics_address)
+            except OSError:  # a lease outlives its process
+                continue
+            for sample, value in page.items():
+                if sample.split("{")[0].removesuffix("_total") in wanted:
+                    found[sample] = round(found.get(sample, 0.0) + value, 3)
+    return found
 
 
 def per_call(before: dict[str, float], after: dict[str, float]) -> list[tuple[float, float]]:

@@ -2,7 +2,7 @@
 
 The weights of a process that starts again are in the page cache. A stream's stall is the longest time between two of
 its tokens, as its client sees them; every answer has to come whole. Spare processes, as of `caracal up --spares N`, are
-all there before each kill.
+all there before each kill; each of the counts given has a cluster of its own.
 """
 
 from __future__ import annotations
@@ -14,8 +14,7 @@ import os
 import random
 import signal
 import time
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager, suppress
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
@@ -24,15 +23,13 @@ from statistics import median
 from bench.arguments import folder, number
 from bench.checkpoints import console, prepare
 from bench.load import Stream, completion, follow
+from bench.local_clusters import MODEL, local_cluster, serving, until_all_serve, until_spares_wait
 from bench.main import RESULTS
 from bench.report import markdown, write
-from bench.row import Row
+from bench.row import Row, shown
 from services.local.cluster import LocalCluster
-from services.local.settings import LocalSettings
 
 CONFIG, SMOKE_CONFIG = "bench-long", "bench-tiny"
-MODEL = "bench"
-START_S = 600.0
 KILLED = {  # what is killed at once
     "an attention worker": ("attention-0",),
     "an expert worker": ("expert-0",),
@@ -54,54 +51,6 @@ class Sizes:
 
 
 SMOKE = Sizes(prompt=100, answer=400, around=10)
-
-
-@asynccontextmanager
-async def cluster(model: Path, spares: int) -> AsyncIterator[LocalCluster]:
-    environment = {"CARACAL_MODEL_NAME": MODEL, "CARACAL_REPLICAS": "2", "CARACAL_PREFIX_CACHE": "0"}
-    settings = LocalSettings(
-        model=model, port=0, attention=2, expert=2, routers=2, spares=spares, environment=environment
-    )
-    local = LocalCluster(settings)
-    try:
-        await local.start()
-        await local.ready(START_S)
-        running = asyncio.create_task(local.run())
-        try:
-            yield local
-        finally:
-            running.cancel()
-            with suppress(asyncio.CancelledError):
-                await running
-    finally:
-        await local.stop()
-
-
-async def serving(local: LocalCluster) -> dict[str, str]:
-    """The boot ids of the processes that serve, by name: of expert workers those in the published table, since
-    their leases say so up to a second later."""
-    records = [one for role in ("attention", "router") for one in await local.membership.workers(role)]
-    table = await local.membership.read_table()
-    experts = {worker.worker_id: worker.boot_id for worker in table.workers} if table is not None else {}
-    return experts | {one.worker_id: one.boot_id for one in records if one.serving or one.role == "router"}
-
-
-async def until_all_serve(local: LocalCluster, before: dict[str, str], names: tuple[str, ...]) -> None:
-    async with asyncio.timeout(START_S):
-        while True:
-            now = await serving(local)
-            if len(now) == 6 and all(now[name] != before.get(name) for name in names):
-                return
-            await asyncio.sleep(0.02)
-
-
-async def until_spares_wait(local: LocalCluster) -> None:
-    """Returns when no process is young, so that none is restarted late for having died young, and all spares wait."""
-    async with asyncio.timeout(START_S):
-        while True:
-            if local.steady() and len(local.spares.ready) >= local.settings.spares:
-                return
-            await asyncio.sleep(0.02)
 
 
 def start_of(local: LocalCluster, name: str) -> dict[str, float]:
@@ -193,39 +142,57 @@ async def measure_one(
 
 
 async def measure(model: Path, sizes: Sizes, vocabulary: int, rounds: int, spares: int) -> list[Row]:
+    """Every kind of kill in a cluster with so many spares."""
     found: dict[str, list[dict[str, float]]] = {what: [] for what in KILLED}
     rng = random.Random(0)
-    async with cluster(model, spares) as local:
+    async with local_cluster(model, spares) as local:
         await until_all_serve(local, {}, ())
         for round_ in range(rounds):
             for what, names in KILLED.items():
-                console.print(f"round {round_ + 1} of {rounds}: {what}")
+                console.print(f"{spares} spares, round {round_ + 1} of {rounds}: {what}")
                 found[what].append(await measure_one(local, names, sizes, vocabulary, rng))
     section = (
-        f"killed under {sizes.streams} streams of {sizes.prompt} tokens, two workers of each role, {spares} spares; "
-        "median seconds"
+        f"{spares} spare{'s' * (spares != 1)}: killed under {sizes.streams} streams of {sizes.prompt} tokens, "
+        f"two workers of each role; seconds, medians of {rounds}"
     )
     return [
-        Row(phase, median(one[phase] for one in found[what]), "s", section=section, column=what, key=f"{what}/{phase}")
+        Row(
+            phase,
+            median(one[phase] for one in found[what]),
+            "s",
+            detail=shown([one[phase] for one in found[what]]),
+            section=section,
+            column=what,
+            key=f"{spares} spares/{what}/{phase}",
+        )
         for what in KILLED
         for phase in (*PHASES, "in all", "longest stall")
     ]
 
 
+def run(config: str, sizes: Sizes, rounds: int, spares: Sequence[int], out: Path | None) -> list[Row]:
+    """All counts of spares, one after another; what there is so far is written after each."""
+    checkpoint, rows = prepare(config), list[Row]()
+    for count in dict.fromkeys(spares):
+        rows += asyncio.run(measure(checkpoint.path, sizes, checkpoint.config.vocab_size, rounds, count))
+        if out is not None:
+            write(rows, out, "restarts")
+    return rows
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m bench.restarts", description=__doc__)
-    parser.add_argument("--rounds", type=number(1), default=3, help="kills of each kind")
+    parser.add_argument("--rounds", type=number(1), default=3, help="kills of each kind, with each count of spares")
     parser.add_argument(
-        "--spares", type=number(0), default=LocalSettings.spares, help="processes that wait to take over"
+        "--spares", type=number(0), nargs="+", default=[0, 1, 2], help="processes that wait to take over"
     )
     parser.add_argument("--out", type=folder, default=RESULTS, help="where restarts.json and restarts.md go")
     parser.add_argument("--smoke", action="store_true", help="every part once and small: nothing is written")
     given = parser.parse_args()
-    checkpoint = prepare(SMOKE_CONFIG if given.smoke else CONFIG)
-    sizes, rounds = (SMOKE, 1) if given.smoke else (Sizes(), given.rounds)
-    rows = asyncio.run(measure(checkpoint.path, sizes, checkpoint.config.vocab_size, rounds, given.spares))
-    if not given.smoke:
-        write(rows, given.out, "restarts")
+    if given.smoke:
+        rows = run(SMOKE_CONFIG, SMOKE, 1, given.spares[:1], None)
+    else:
+        rows = run(CONFIG, Sizes(), given.rounds, given.spares, given.out)
     print(markdown(rows))
 
 

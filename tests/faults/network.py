@@ -9,7 +9,7 @@ import sys
 import threading
 from typing import Any
 
-from support.nodes import NETWORK, PATHS, REPO, Nodes, run_ip
+from bench.nodes import NETWORK, PATHS, REPO, Nodes, run_ip
 
 PORTS = {"router": (8000, 8001, 8003), "attention": (8001, 8003), "expert": (8001, 8002, 8003)}
 REDIS, REDIS_PORT = "redis", 6379

@@ -260,18 +260,6 @@ def test_bench_of_checksums(shell: Shell) -> None:
     assert found["gigabytes_per_second"]["read"] > 0
 
 
-def test_bench_of_corruption(shell: Shell) -> None:
-    out = shell.folder / "build" / "corruption.json"
-    shell.run("python", "-m", "bench.corruption", "--smoke", "--out", str(out))
-    found = json.loads(out.read_text())
-    assert all(kind["mean_calls"] > 0 for kind in found["detection"].values())
-    assert found["clean"]["calls"] >= 200
-    assert found["clean"]["differences"] == 0
-    shell.run("python", "-m", "bench.shadow_cost", "--smoke", "--out", str(out))
-    (speeds,) = json.loads(out.read_text())["streams"].values()
-    assert min(speeds["tokens_per_s"].values()) > 0
-
-
 def test_bench_gpu_dry(shell: Shell) -> None:
     assert re.search("dry run: [1-9]", shell.run("make", "bench-gpu", "BENCH_GPU=--dry --only determinism"))
     assert "tiles are not ranked" in shell.run("python", "-m", "bench.gpu.tune", "--dry")

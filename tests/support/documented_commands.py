@@ -97,7 +97,7 @@ SMOKE = {
     "python -m bench.grammars": "test_bench_of_grammars",
     "python -m bench.checksums": "test_bench_of_checksums",
     "python -m bench.corruption": "test_bench_of_corruption",
-    "python -m bench.shadow_cost": "test_bench_of_corruption",
+    "python -m bench.shadow_cost": "test_bench_of_shadow_cost",
     "python -m bench.overload": "test_bench_of_overload",
     "make bench-gpu": "test_bench_gpu_dry",
     "python -m bench.gpu.tune": "test_bench_gpu_dry",

@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 import pytest
 import torch
-from support.expert_workers import Worker, connecting, gates, load_everything, open_dispatcher, place, random_batch, run
-from support.expert_workers import workers as expert_workers
+from support.expert_workers import Worker, connecting, gates, open_dispatcher, place, random_batch, run
 from support.native_layers import both_sides, steps
 from support.otlp_receiver import Received, traced_here
 from support.wire_faults import hang_up, inject
@@ -17,14 +14,6 @@ from services.checkpoint.reader import Checkpoint
 from services.router.dispatch.errors import ExpertsUnavailable
 
 DTYPE = torch.bfloat16
-
-
-@pytest.fixture
-def two(checkpoint: Checkpoint) -> Iterator[list[Worker]]:
-    with expert_workers(checkpoint, DTYPE, 2) as running:
-        for worker in running:
-            load_everything(worker.experts)
-        yield running
 
 
 def named(spans: list[Received], name: str) -> list[Received]:

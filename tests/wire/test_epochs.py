@@ -11,9 +11,7 @@ from caracal_proto import placement_pb2
 from caracal_proto.placements import layer_of, workers_of
 from support.changing_tables import apply_tables
 from support.expert_workers import (
-    LINKS,
     Worker,
-    connecting,
     gates,
     load_everything,
     open_dispatcher,
@@ -31,11 +29,6 @@ from services.router.dispatch.table import TableError
 
 DTYPE = torch.bfloat16
 TABLES = 50  # of each link
-
-
-@pytest.fixture(params=LINKS)
-def connect(request: pytest.FixtureRequest, checkpoint: Checkpoint) -> Connect:
-    return connecting(request.param, checkpoint, DTYPE)
 
 
 @pytest.fixture

@@ -47,11 +47,6 @@ def path(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return make_checkpoint(tmp_path_factory.mktemp("five"), dtype=DTYPE, num_layers=LAYERS)
 
 
-@pytest.fixture(scope="module")
-def checkpoint(path: Path) -> Checkpoint:
-    return Checkpoint.open(path)
-
-
 @dataclass
 class Hook:
     """Runs `at[layer]` once, before a launch of that layer on any worker."""

@@ -5,7 +5,6 @@ Legend: T tokens, K choices of a token, G gate outputs, D hidden.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,16 +12,12 @@ import pytest
 import torch
 from caracal_kernels import GateWeights, route
 from support.expert_workers import (
-    LINKS,
     Worker,
-    connecting,
     gates,
-    load_everything,
     open_dispatcher,
     place,
     random_batch,
     run,
-    workers,
 )
 from support.reference_dispatcher import ReferenceDispatcher
 from support.tiny_checkpoint import WIDE_TOP_K, make_checkpoint
@@ -34,22 +29,8 @@ DTYPE = torch.bfloat16
 
 
 @pytest.fixture(scope="module")
-def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Checkpoint:
-    path: Path = make_checkpoint(tmp_path_factory.mktemp("wide"), WIDE_TOP_K, dtype=DTYPE)
-    return Checkpoint.open(path)
-
-
-@pytest.fixture(params=LINKS)
-def connect(request: pytest.FixtureRequest, checkpoint: Checkpoint) -> Connect:
-    return connecting(request.param, checkpoint, DTYPE)
-
-
-@pytest.fixture
-def two(checkpoint: Checkpoint) -> Iterator[list[Worker]]:
-    with workers(checkpoint, DTYPE, 2) as running:
-        for worker in running:
-            load_everything(worker.experts)
-        yield running
+def path(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_checkpoint(tmp_path_factory.mktemp("wide"), WIDE_TOP_K, dtype=DTYPE)
 
 
 def biased(gate: GateWeights, ffn: int, by: float) -> GateWeights:

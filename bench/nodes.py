@@ -1,4 +1,5 @@
-"""Machines of a test: network namespaces on one switch, from which one can be unplugged without any end noticing.
+"""Machines of a test or a benchmark: network namespaces on one switch, from which one can be unplugged without any end
+noticing.
 
 Needs the rights to make namespaces, as root has them.
 """
@@ -12,7 +13,7 @@ import sys
 from contextlib import ExitStack
 from pathlib import Path
 
-REPO = Path(__file__).resolve().parents[2]
+REPO = Path(__file__).resolve().parents[1]
 # Of this process: others may have nodes at the same time, and killed ones have left theirs.
 NETWORK = f"10.{150 + os.getpid() // 250 % 50}.{os.getpid() % 250}"
 _NUMBERS = itertools.count()  # a process may have several
