@@ -21,6 +21,7 @@ class ScriptedCluster:
     """Needs root. The scripts' state is in the folder $R, by default ~/.cache/k8s-lab."""
 
     image = IMAGE
+    own = True
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder.resolve()

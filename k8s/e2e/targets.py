@@ -17,6 +17,7 @@ class Target(Protocol):
     before a program that reads KUBECONFIG."""
 
     image: str
+    own: bool  # made for these tests: its nodes may be labelled, cordoned, drained and switched off
 
     def start(self) -> None: ...
     def stop(self) -> None: ...
@@ -47,6 +48,7 @@ class ExistingCluster:
     """The cluster of KUBECONFIG. It is left running, and no fault is injected into its nodes or its control plane."""
 
     image: str
+    own = False
 
     def start(self) -> None:
         if not self.image:
@@ -79,6 +81,7 @@ class KindCluster:
     """A cluster that kind creates, deleted afterwards."""
 
     image = IMAGE
+    own = True
     NAME = "caracal-e2e"
 
     def start(self) -> None:

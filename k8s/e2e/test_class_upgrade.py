@@ -7,7 +7,8 @@ from collections.abc import Iterator
 import pytest
 
 from k8s.e2e.cluster import Cluster
-from k8s.e2e.streams import Answer, Streams
+from k8s.e2e.records import Answer
+from k8s.e2e.streams import Streams
 from k8s.e2e.targets import Target
 
 TWO = {f"{role}__initialReplicas": 2 for role in ("router", "attention", "expert")}
