@@ -18,6 +18,7 @@ from k8s.tools.helm import HelmMissing, find_helm3
 from k8s.tools.values import CHART
 
 ROLES = ("router", "attention", "expert")
+LAST_APPLIED = "kubectl.kubernetes.io/last-applied-configuration"
 OFF = {f"{role}__nodeSelector__caracal-e2e-off": "x" for role in (*ROLES, "redis")} | {"mtls__mode": "none"}
 
 
@@ -107,17 +108,28 @@ def test_rendered_and_applied_again_the_numbers_stay(target: Target, flags: tupl
         assert _counts(rendered) == (1, 1, 4)
 
 
-def test_a_rendered_number_is_given_away_by_the_annotation(target: Target) -> None:
-    """In the steps of docs/runbooks.md: rendered without the number alone, it would become 1."""
-    with temporary(target, "caracal-given-away") as rendered:
-        rendered.kubectl("apply", "--server-side", "-f", "-", stdin=_rendered(rendered, "expert.replicas=3"))
-        until(lambda: _counts(rendered) == (1, 1, 3), "the values' number is not applied")
-        rendered.kubectl("scale", "statefulset/caracal-expert", "--replicas=3")  # now it is kubectl's as well
-        rendered.kubectl("apply", "--server-side", "-f", "-", stdin=_rendered(rendered))
-        assert _counts(rendered) == (1, 1, 3)
+@pytest.mark.parametrize("flags", [(), ("--server-side",)])
+def test_a_rendered_number_is_given_away(target: Target, flags: tuple[str, ...]) -> None:
+    """In the steps of docs/runbooks.md; without them the number would become 1."""
+    with temporary(target, f"caracal-given-{len(flags)}") as rendered:
+
+        def apply(*values: str) -> None:
+            rendered.kubectl("apply", *flags, "-f", "-", stdin=_rendered(rendered, *values))
+
+        apply("expert.replicas=3")
+        assert rendered.replicas("expert") == 3
+        metadata = {"name": "caracal-expert"}
+        part = {"apiVersion": "apps/v1", "kind": "StatefulSet", "metadata": metadata, "spec": {"replicas": 3}}
+        if flags:
+            hand_over = ("apply", *flags, "--field-manager=scaling", "-f", "-")
+            rendered.kubectl(*hand_over, stdin=yaml.safe_dump(part))
+        else:
+            rendered.kubectl("annotate", "statefulset/caracal-expert", f"{LAST_APPLIED}-")
+        apply()
+        assert rendered.replicas("expert") == 3
         rendered.kubectl("scale", "statefulset/caracal-expert", "--replicas=4")
-        rendered.kubectl("apply", "--server-side", "-f", "-", stdin=_rendered(rendered))
-        assert _counts(rendered) == (1, 1, 4)
+        apply()
+        assert rendered.replicas("expert") == 4
 
 
 def _rendered(cluster: Cluster, *more: str) -> str:

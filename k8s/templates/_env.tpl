@@ -197,7 +197,7 @@
 {{- if include "caracal.events" .root }}
 - {name: CARACAL_EVENTS, value: kubernetes}
 {{- if .root.Values.lostPods.remove }}
-- {name: CARACAL_LOST_PODS, value: {{ printf "app.kubernetes.io/name=%s,app.kubernetes.io/instance=%s,app.kubernetes.io/component in (attention,expert)" (include "caracal.name" .root) .root.Release.Name | quote }}}
+- {name: CARACAL_LOST_PODS, value: {{ printf "app.kubernetes.io/name=%s,app.kubernetes.io/instance=%s,app.kubernetes.io/component in (attention,expert,redis)" (include "caracal.name" .root) .root.Release.Name | quote }}}
 {{- end }}
 - {name: CARACAL_EXPERT_SET, value: {{ include "caracal.component" (dict "root" .root "component" "expert") }}}
 {{- end }}
