@@ -1,7 +1,7 @@
 """Runs in a pod: callers that repeat the same requests through the routers' Service, without retries.
 
-Prints one JSON line per request: the caller, the number of the request, a digest of the result (of ids and checksums of
-the logits, or of the text), the arrival time of each token, and the error; and at the end how many each caller has sent.
+Prints one JSON line per request: the caller, the request's number, a digest of the result (of ids and checksums of the
+logits, or of the text), the arrival time of each token, and the error; and at the end how many each caller has sent.
 Ends after ROUNDS requests of each caller, or when STOP exists; with a failure when a caller ends in any other way.
 """
 
@@ -91,7 +91,7 @@ def send_request(kind: str, caller: int, number: int) -> None:
         digest = {"grpc": over_grpc, "http": over_http}[kind](caller, times)
     except grpc.RpcError as failed:
         error = f"{failed.code().name}: {failed.details()}" if isinstance(failed, grpc.Call) else repr(failed)
-    except Exception as failed:  # whatever it is, it is this request's end and not the caller's
+    except (OSError, ValueError, LookupError, TypeError, http.client.HTTPException) as failed:
         error = f"{type(failed).__name__}: {failed}"
     token_times = [round((moment - started) * 1000, 1) for moment in times]
     record = {

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -44,10 +45,8 @@ class Streams:
 
     def counts(self) -> dict[str, int]:
         """Answers so far of each caller."""
-        try:
+        with suppress(RuntimeError):  # not started yet
             self._read_log()
-        except RuntimeError:  # not started yet
-            pass
         return self._records.counts()
 
     def end(self) -> list[Answer]:

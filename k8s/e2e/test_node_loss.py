@@ -79,8 +79,8 @@ def test_the_redis_of_a_lost_node_does_not_stop_the_next_rollout(lost: Cluster) 
 
 
 def test_one_of_three_routers_is_lost_with_its_node(lost: Cluster, disturbed: Disturb) -> None:
-    """Requests through the Service. Some fail: those at that router, and those that are sent there until Kubernetes says
-    that the node is lost. Of the later ones none does."""
+    """Requests through the Service. Some fail: those at that router, and those that are sent there until Kubernetes
+    says that the node is lost. Of the later ones none does."""
     lost.install("install", **VALUES | {"attention__replicas": 2}, placement__replicas=2)
     lost.wait_for_rollouts()
     first, _, node = worker_nodes(lost, 3)[:3]

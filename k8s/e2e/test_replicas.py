@@ -12,9 +12,9 @@ import yaml
 
 from k8s.e2e.build import BUILD
 from k8s.e2e.cluster import Cluster, temporary, until
+from k8s.e2e.helm_versions import helm_program
 from k8s.e2e.targets import Target
 from k8s.image.packages import REPOSITORY
-from k8s.tools.helm import HelmMissing, find_helm3
 from k8s.tools.values import CHART
 
 ROLES = ("router", "attention", "expert")
@@ -22,19 +22,10 @@ LAST_APPLIED = "kubectl.kubernetes.io/last-applied-configuration"
 OFF = {f"{role}__nodeSelector__caracal-e2e-off": "x" for role in (*ROLES, "redis")} | {"mtls__mode": "none"}
 
 
-def _helm(version: int) -> str:
-    if version == 4:
-        return "helm"
-    try:
-        return str(find_helm3())
-    except HelmMissing as missing:
-        pytest.skip(str(missing))
-
-
 @pytest.fixture
 def owned(target: Target, request: pytest.FixtureRequest) -> Iterator[Cluster]:
     """Yields a new release by the Helm of that version, whose values leave all numbers open."""
-    program = _helm(request.param)
+    program = helm_program(request.param)
     what = "open" if "leave_open" in request.node.name else "own"  # a namespace goes slowly: each test has its own
     with temporary(target, f"caracal-{what}-{request.param}", program) as owned:
         owned.install("install", expert__replicas="null", expert__initialReplicas=2, **OFF)
