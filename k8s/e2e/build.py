@@ -75,6 +75,6 @@ def run(*command: str, timeout_s: float = 600) -> str:
     return done.stdout
 
 
-if __name__ == "__main__" and not os.environ.get("KUBECONFIG"):
-    if shutil.which("kind") or os.environ.get("CARACAL_K8S_LAB"):
-        build_image()
+if __name__ == "__main__":
+    own = shutil.which("kind") or os.environ.get("CARACAL_K8S_LAB")
+    print(build_image() if own and not os.environ.get("KUBECONFIG") else "no image is built: no cluster of its own")

@@ -16,6 +16,9 @@
 {{- if and (ne $fetch.mode "pods") (not (include "caracal.fetched" .)) }}
 {{- fail (printf "model.fetch.mode is %s, but model.uri is %q, which is not fetched: that is for hf://, s3://, gs:// and https://." $fetch.mode $uri) }}
 {{- end }}
+{{- if and $fetch.verify (ne $fetch.mode "claim") }}
+{{- fail (printf "model.fetch.verify is for model.fetch.mode=claim: with %s a pod that starts anew fetches and compares." $fetch.mode) }}
+{{- end }}
 {{- if and (eq $fetch.mode "claim") $fetch.volume }}
 {{- fail "model.fetch.volume is for the modes pods and slices; with mode=claim the volume is model.fetch.claim." }}
 {{- end }}

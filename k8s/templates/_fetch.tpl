@@ -41,6 +41,7 @@
 {{- $command = concat $command (list "--connections" (int $fetch.connections | toString)) }}
 {{- with $fetch.manifest }}{{ $command = concat $command (list "--manifest" .) }}{{ end }}
 {{- if $fetch.unverified }}{{ $command = append $command "--unverified" }}{{ end }}
+{{- if and $fetch.verify (eq .component "weights") }}{{ $command = append $command "--verify" }}{{ end }}
 {{- if include "caracal.fetchesSlices" . }}{{ $command = append $command "--slices" }}{{ end }}
 {{- end }}
 {{- if and (eq .component "router") (ne $fetch.mode "claim") }}{{ $command = append $command "--no-weights" }}{{ end }}
@@ -109,6 +110,9 @@ metadata:
     {{- include "caracal.selector" (dict "root" . "component" "weights") | nindent 4 }}
     app.kubernetes.io/part-of: caracal
     app.kubernetes.io/version: {{ .Chart.AppVersion | quote }}
+  {{- with .Values.model.fetch.verify }}
+  annotations: {caracal/verify: {{ . | quote }}}
+  {{- end }}
 spec:
   {{- $job := fromYaml (include "caracal.jobPod" (dict "root" . "account" (include "caracal.serviceAccount" .))) }}
   {{- $volume := dict "name" "model" "persistentVolumeClaim" (dict "claimName" (include "caracal.fetchClaim" .)) }}

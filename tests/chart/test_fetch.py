@@ -78,6 +78,17 @@ def test_a_claim_is_filled_by_one_job_for_which_pods_wait(chart: Chart) -> None:
         assert model_volume(pod(objects, role))["persistentVolumeClaim"]["readOnly"] is True
 
 
+def test_a_claim_is_compared_with_its_digests_by_another_job(chart: Chart) -> None:
+    plain = chart.render(*CLAIM)
+    seen = {jobs_of(plain, "weights")}
+    for text in ("2026-12-01", "2026-12-02"):
+        objects = chart.render(*CLAIM, f"model.fetch.verify={text}")
+        assert dict(pod_specs(objects))[jobs_of(objects, "weights")]["containers"][0]["command"][-1] == "--verify"
+        seen.add(jobs_of(objects, "weights"))
+        assert all(pod(objects, role) == pod(plain, role) for role in ROLES), "no pod restarts for it"
+    assert len(seen) == 3
+
+
 def test_a_claim_of_yours_is_used_as_it_is(chart: Chart) -> None:
     objects = chart.render(*CLAIM, "model.fetch.claim.existing=mine")
     assert not of_kind(objects, "PersistentVolumeClaim")
@@ -181,6 +192,7 @@ def test_only_who_fetches_may_leave_the_cluster(chart: Chart) -> None:
         ("model.uri=https://host/x,model.fetch.endpoint=https://x", "https:// names it"),
         ("model.uri=gs://bucket,model.fetch.endpoint=https://x", "has no other"),
         (f"model.uri={URI},model.fetch.mode=sometimes", "mode"),
+        (f"model.uri={URI},model.fetch.verify=now", "a pod that starts anew"),
         (f"model.uri={URI},model.fetch.claim.size=lots", "size"),
     ],
 )
