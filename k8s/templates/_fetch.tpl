@@ -176,9 +176,34 @@ spec:
         - {name: HOME, value: /tmp}
 {{- end }}
 
-{{/* Ports of the source in the egress rules of pods that fetch, as a list. */}}
+{{/* The port of a URL, or that of its scheme. */}}
+{{- define "caracal.urlPort" -}}
+{{- $host := regexReplaceAll "^[a-z0-9+]+://([^/@]*@)?([^/?#]*).*$" . "${2}" }}
+{{- regexFind ":[0-9]+$" $host | trimPrefix ":" | default (ternary "443" "80" (hasPrefix "https://" .)) }}
+{{- end }}
+
+{{/* TCP ports in the egress rules of pods that fetch, as a list: of the proxy, else of the source; and those of the values. */}}
 {{- define "caracal.fetchPorts" -}}
+{{- $fetch := .Values.model.fetch }}
 {{- $ports := list }}
-{{- range .Values.model.fetch.ports }}{{ $ports = append $ports (int .) }}{{ end }}
-{{- toJson $ports }}
+{{- range $fetch.ports }}{{ $ports = append $ports (int .) }}{{ end }}
+{{- with $fetch.proxy }}{{ $ports = append $ports (include "caracal.urlPort" . | int) }}{{ end }}
+{{- if or (not $fetch.proxy) $fetch.noProxy }}
+{{- $source := $fetch.endpoint | default (ternary .Values.model.uri "https://" (eq (include "caracal.modelScheme" .) "https")) }}
+{{- range $url := list $source $fetch.manifest }}
+{{- if regexMatch "^https?://" $url }}{{ $ports = append $ports (include "caracal.urlPort" $url | int) }}{{ end }}
+{{- end }}
+{{- end }}
+{{- toJson (uniq $ports) }}
+{{- end }}
+
+{{/* Egress rules of pods that fetch, as an array. Without keys of a bucket in a secret its library asks the cloud's metadata service, on the node's link. */}}
+{{- define "caracal.fetchEgress" -}}
+{{- $rules := list (dict "ports" (include "caracal.fetchPorts" . | fromJsonArray)) }}
+{{- if and (has (include "caracal.modelScheme" .) (list "s3" "gs")) (not .Values.model.fetch.existingSecret) }}
+{{- $link := list }}
+{{- range list "169.254.0.0/16" "fd00:ec2::/32" }}{{ $link = append $link (dict "ipBlock" (dict "cidr" .)) }}{{ end }}
+{{- $rules = append $rules (dict "raw" $link "ports" (list 80 988)) }}
+{{- end }}
+{{- toYaml $rules }}
 {{- end }}

@@ -82,7 +82,7 @@ CONSTRAINTS: dict[str, Tree] = {
     "model.fetch.verify": _or_empty("[-._:A-Za-z0-9]{1,63}"),
     "model.fetch.endpoint": _or_empty("https?://[^ ]+"),
     "model.fetch.proxy": _or_empty("[a-z0-9]+://[^ ]+"),
-    "model.fetch.ports": {**_list_of(_PORT), "minItems": 1},
+    "model.fetch.ports": _list_of(_PORT),
     "model.fetch.resources": _RESOURCES,
     "model.shape.layers": _between(0, 1000),
     "model.shape.experts": _between(0, 65536),

@@ -173,12 +173,50 @@ def test_only_who_fetches_may_leave_the_cluster(chart: Chart) -> None:
         egress = find(objects, "NetworkPolicy", f"caracal-{name}")["spec"]["egress"]
         return [port["port"] for rule in egress if "to" not in rule for port in rule["ports"] if port["port"] != 53]
 
-    ports = "model.fetch.ports={443,9000}"
-    assert open_ports(chart.render(S3, ports), "default-deny") == [443, 9000]
-    claim = chart.render(*CLAIM, ports)
+    assert open_ports(chart.render(S3, "model.fetch.ports={8443}"), "default-deny") == [8443, 9000]
+    claim = chart.render(*CLAIM)
     assert open_ports(claim, "default-deny") == []
-    assert open_ports(claim, "weights") == [443, 9000]
+    assert open_ports(claim, "weights") == [443]
     assert open_ports(chart.render(), "default-deny") == []
+
+
+HUB, BUCKET, MINIO = f"model.uri={URI}", "model.uri=s3://weights/flash", "model.fetch.endpoint=http://minio:9000"
+PROXY = "model.fetch.proxy=http://user:secret@proxy:3128"
+
+
+@pytest.mark.parametrize(
+    ("values", "ports"),
+    [
+        ((HUB,), [443]),
+        ((HUB, "model.fetch.endpoint=http://hub"), [80]),
+        ((BUCKET, MINIO), [9000]),
+        ((BUCKET, MINIO, PROXY), [3128]),
+        ((BUCKET, MINIO, PROXY, "model.fetch.noProxy=minio"), [3128, 9000]),
+        ((HUB, "model.fetch.proxy=https://proxy/"), [443]),
+        (("model.uri=https://models.example.com:8443/flash",), [8443]),
+        ((BUCKET, "model.fetch.manifest=https://[fd00::1]:8444/m"), [443, 8444]),
+        ((BUCKET, "model.fetch.manifest=s3://weights/m"), [443]),
+    ],
+)
+def test_the_ports_are_those_of_the_source_or_the_proxy(
+    chart: Chart, values: tuple[str, ...], ports: list[int]
+) -> None:
+    """What is fetched from a port that the policy blocks waits for ever."""
+    for mode, name in (("pods", "default-deny"), ("claim", "weights")):
+        egress = find(chart.render(*values, f"model.fetch.mode={mode}"), "NetworkPolicy", f"caracal-{name}")["spec"]
+        found = [rule["ports"] for rule in egress["egress"] if "to" not in rule]
+        assert found == [[{"protocol": "TCP", "port": port} for port in ports]]
+
+
+def test_who_has_no_keys_of_a_bucket_reaches_the_metadata_service(chart: Chart) -> None:
+    def links(*values: str) -> list[list[int]]:
+        egress = find(chart.render(*values), "NetworkPolicy", "caracal-default-deny")["spec"]["egress"]
+        return [
+            [port["port"] for port in rule["ports"]] for rule in egress if "169.254.0.0/16" in str(rule.get("to", []))
+        ]
+
+    assert links(BUCKET) == links("model.uri=gs://weights/flash") == [[80, 988]]
+    assert links(S3) == links(HUB) == links() == []
 
 
 @pytest.mark.parametrize(

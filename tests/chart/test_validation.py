@@ -57,7 +57,7 @@ WRONG_TYPES = (
     "router.initialReplicas=0",
     "model.hf.sizeLimit=20Gi",
     "model.fetch.connections=0",
-    "model.fetch.ports={}",
+    "model.fetch.ports={0}",
 )
 # Values, and what the message must contain.
 REJECTED = {
