@@ -59,6 +59,7 @@ class Cluster:
     namespace: str = "caracal-e2e"
     release: str = "caracal"
     helm_program: str = "helm"
+    security: str = "restricted"  # PodSecurity of the namespace
 
     @property
     def image(self) -> str:
@@ -67,7 +68,7 @@ class Cluster:
     def create_namespace(self) -> None:
         """Makes it, once an own one of that name has gone. Raises NotOurs."""
         until(lambda: not self._is_leaving(), f"namespace {self.namespace} never goes", WAIT_S * 2)
-        labels = {"pod-security.kubernetes.io/enforce": "restricted", OWN: "yes"}
+        labels = {"pod-security.kubernetes.io/enforce": self.security, OWN: "yes"}
         metadata = {"name": self.namespace, "labels": labels}
         if not self._labels():
             self.kubectl(
@@ -198,9 +199,11 @@ def _ready(pod: dict[str, Any]) -> bool:
 
 
 @contextmanager
-def temporary(target: Target, namespace: str, helm_program: str = "helm") -> Iterator[Cluster]:
+def temporary(
+    target: Target, namespace: str, helm_program: str = "helm", security: str = "restricted"
+) -> Iterator[Cluster]:
     """Yields a namespace for a release of its own, which goes with it however the test ends."""
-    made = Cluster(target, namespace, helm_program=helm_program)
+    made = Cluster(target, namespace, helm_program=helm_program, security=security)
     made.create_namespace()
     try:
         yield made

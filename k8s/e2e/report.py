@@ -28,9 +28,11 @@ class Report:
         self._rows: dict[str, Row] = {}
         self._folder = folder
 
-    def add(self, event: str, stalls: Stalls) -> None:
-        figures = {name: round(value, 1) for name, value in asdict(stalls).items()}
-        self._rows[event] = figures | {"measured": datetime.now(UTC).strftime("%Y-%m-%d")}
+    def add(self, event: str, stalls: Stalls, note: str = "") -> None:
+        """`note`: what else was measured, in words."""
+        figures: Row = {name: round(value, 1) for name, value in asdict(stalls).items()}
+        figures |= {"measured": datetime.now(UTC).strftime("%Y-%m-%d")}
+        self._rows[event] = figures | ({"note": note} if note else {})
 
     def write(self) -> None:
         if not self._rows:
@@ -52,4 +54,5 @@ def _earlier(path: Path) -> dict[str, Row]:
 
 def _line(event: str, row: Row) -> str:
     figures = f"{row['p50']:.1f} | {row['p99']:.0f} | {row['worst']:.0f} | {row['worst_first']:.0f}"
-    return f"| {event} | {row['requests']} | {row['failed']} | {figures} | {row['measured']} |\n"
+    what = f"{event} ({row['note']})" if row.get("note") else event
+    return f"| {what} | {row['requests']} | {row['failed']} | {figures} | {row['measured']} |\n"

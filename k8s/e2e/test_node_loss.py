@@ -10,7 +10,8 @@ import pytest
 from k8s.e2e.cluster import Cluster, temporary, until
 from k8s.e2e.conftest import Disturb
 from k8s.e2e.nodes import cordoned, out_of_service, without_power, worker_nodes
-from k8s.e2e.records import Answer
+from k8s.e2e.records import Answer, Stalls
+from k8s.e2e.report import Report
 from k8s.e2e.streams import Streams
 from k8s.e2e.targets import Target
 
@@ -78,7 +79,7 @@ def test_the_redis_of_a_lost_node_does_not_stop_the_next_rollout(lost: Cluster) 
         lost.kubectl("rollout", "status", f"deployment/{lost.release}-redis", "--timeout=60s")
 
 
-def test_one_of_three_routers_is_lost_with_its_node(lost: Cluster, disturbed: Disturb) -> None:
+def test_one_of_three_routers_is_lost_with_its_node(lost: Cluster, disturbed: Disturb, report: Report) -> None:
     """Requests through the Service. Some fail: those at that router, and those that are sent there until Kubernetes
     says that the node is lost. Of the later ones none does."""
     lost.install("install", **VALUES | {"attention__replicas": 2}, placement__replicas=2)
@@ -98,10 +99,12 @@ def test_one_of_three_routers_is_lost_with_its_node(lost: Cluster, disturbed: Di
         ended = answer.started + (answer.token_times[-1] if answer.token_times else 90_000) / 1000
         return ended > times["lost"] - CLOCKS_S and answer.started < times["known"] + CLOCKS_S
 
-    answers = disturbed("one of three routers lost with its node", lose, first, lost, between)
+    event = "one of three routers lost with its node"
+    answers = disturbed(event, lose, first, lost, between)
     failed = [answer for answer in answers if answer.error]
     share = len(failed) / sum(between(answer) for answer in answers)
-    print(f"{len(failed)} of {len(answers)} failed, {times['known'] - times['lost']:.0f} s until the node was lost")
+    known_s = times["known"] - times["lost"]
+    report.add(event, Stalls.of(answers), f"{known_s:.0f} s until Kubernetes said that it was lost")
     assert share < 2 / 3, f"{share:.0%} of the requests of that time failed, with one of three routers lost"
 
 

@@ -39,6 +39,12 @@
 {{- toYaml (list (merge (dict "name" "ca") $source)) }}
 {{- end }}
 
+{{- define "caracal.env.logLevel" -}}
+{{- with .Values.logLevel }}
+- {name: CARACAL_LOG_LEVEL, value: {{ . }}}
+{{- end }}
+{{- end }}
+
 {{/* Variables of routers, attention and expert workers. */}}
 {{- define "caracal.env.common" -}}
 - name: POD_IP
@@ -47,9 +53,7 @@
   valueFrom: {fieldRef: {fieldPath: metadata.name}}
 - {name: HOME, value: /tmp}
 {{- include "caracal.redisUrl" .root }}
-{{- with .root.Values.logLevel }}
-- {name: CARACAL_LOG_LEVEL, value: {{ . }}}
-{{- end }}
+{{- include "caracal.env.logLevel" .root }}
 {{- if include "caracal.caBundle" .root }}
 - {name: CARACAL_REDIS_CA, value: /etc/caracal/ca/ca.crt}
 {{- end }}

@@ -84,6 +84,7 @@
   command: {{ include "caracal.fetchCommand" . }}
   env:
     - {name: HOME, value: /tmp}
+    {{- include "caracal.env.logLevel" .root | nindent 4 }}
     {{- include "caracal.env.fetch" .root | nindent 4 }}
   {{- with .root.Values.model.fetch.existingSecret }}
   envFrom:
@@ -129,6 +130,7 @@ spec:
       command: {{ include "caracal.fetchCommand" (dict "root" . "component" "weights") }}
       env:
         - {name: HOME, value: /tmp}
+        {{- include "caracal.env.logLevel" . | nindent 8 }}
         {{- include "caracal.env.fetch" . | nindent 8 }}
       {{- with .Values.model.fetch.existingSecret }}
       envFrom:
@@ -174,6 +176,7 @@ spec:
       command: {{ list "caracal" "prune" (include "caracal.modelPath" .) "--keep" (int .Values.model.fetch.claim.keep | toString) | toJson }}
       env:
         - {name: HOME, value: /tmp}
+        {{- include "caracal.env.logLevel" . | nindent 8 }}
 {{- end }}
 
 {{/* The port of a URL, or that of its scheme. */}}

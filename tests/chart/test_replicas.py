@@ -14,7 +14,7 @@ ROLES = {"router": "Deployment", "attention": "StatefulSet", "expert": "Stateful
 
 
 def _replicas(objects: list[Object]) -> dict[str, int]:
-    """Of the release's own Redis as well, which is switched off by `kubectl scale` when the release moves to another."""
+    """Of the release's own Redis as well, which `kubectl scale` switches off when the release moves to another."""
     found = {item["metadata"]["name"]: item["spec"].get("replicas") for item in of_kind(objects, *WORKLOADS)}
     return {name: count for name, count in found.items() if count is not None}
 
