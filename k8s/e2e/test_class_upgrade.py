@@ -35,8 +35,8 @@ def _image(target: Target, *, with_redis: bool) -> dict[str, object]:
     """Values of the other image, whose kernels are others; Redis keeps its pod, or gets that image as well."""
     if not target.other_tag:
         pytest.skip("no second image: name the tag of one with other kernels in CARACAL_E2E_OTHER_TAG")
-    redis = {} if with_redis else {"redis__image__tag": target.image.rpartition(":")[2]}
-    return {"image__tag": target.other_tag} | redis
+    values: dict[str, object] = {"image__tag": target.other_tag}
+    return values if with_redis else values | {"redis__image__tag": target.image.rpartition(":")[2]}
 
 
 def _values(target: Target, what: str) -> dict[str, object]:

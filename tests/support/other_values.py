@@ -120,7 +120,7 @@ OTHER = {
     "inferencePool.enabled": f"true,{POOL}",
     "monitoring.monitors.interval": "30s",
     "tracing.endpoint": "http://otel:4317",
-    "tracing.samplerRatio": "0.5",
+    "tracing.samplerRatio": "0",
     "tracing.collector": "[0].podSelector.matchLabels.a=b",
     "rdma.resourceName": "rdma/hca",
     "extraObjects": "[0].apiVersion=v1,extraObjects[0].kind=ConfigMap,extraObjects[0].metadata.name=more",
@@ -184,8 +184,7 @@ def of_others() -> list[Entry]:
     return [
         entry
         for entry in leaves()
-        if entry.path[0] != "pod"
-        and not (entry.path[0] in ROLES and ".".join(("pod", *entry.path[1:])) in names)
+        if entry.path[0] != "pod" and not (entry.path[0] in ROLES and ".".join(("pod", *entry.path[1:])) in names)
     ]
 
 
@@ -208,7 +207,7 @@ def another(entry: Entry, name: str = "") -> str:
     if isinstance(default, bool):
         return f"{name}={str(not default).lower()}"
     if isinstance(default, int | float):
-        return f"{name}={default + 1}"
+        return f"{name}={int(default) + 1}"  # `--set` reads a decimal as a string
     if isinstance(default, dict):
         if entry.path[-1] in ("requests", "limits"):
             return f"{name}.cpu={'77m' if entry.path[-1] == 'requests' else '9'}"
