@@ -125,11 +125,11 @@ def test_a_warning_about_an_earlier_pod_of_the_name_is_not_shown(api: FakeApi) -
 def test_a_job_that_fails_is_reported_with_the_last_line_of_its_pod(api: FakeApi) -> None:
     """Pods wait in ContainerCreating for what it makes, and their own Events name only a missing key."""
     certificates = job("certificates", "1a", now(), failed=2, active=1)
-    line = json.dumps({"event": "Secret caracal-mtls-ca: 403 Forbidden", "level": "error"})
+    line = "Secret caracal-mtls-ca: 403 Forbidden"
     ended = {"terminated": {"exitCode": 1, "reason": "Error", "message": line}}
     api.jobs = [certificates, job("replicas", "2b", now(), succeeded=1)]
     api.job_pods = [job_pod(certificates, {"waiting": {"reason": "CrashLoopBackOff", "message": "back-off"}}, ended)]
-    assert "caracal-certificates-1a: Secret caracal-mtls-ca: 403 Forbidden (Error, exit code 1)\n" in _status()
+    assert f"caracal-certificates-1a: {line} (Error, exit code 1)\n" in _status()
     (found,) = json.loads(_status("--json"))["jobs"]
     assert found["name"] == "caracal-certificates-1a"
 
