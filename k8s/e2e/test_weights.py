@@ -111,7 +111,7 @@ def _jobs(release: Cluster, component: str) -> list[str]:
 
 
 def _log_of_job(release: Cluster, component: str) -> str:
-    """Of the newest of a component's Jobs."""
+    """The log of the newest of a component's Jobs."""
     return release.kubectl("logs", f"job/{_jobs(release, component)[-1]}")
 
 
