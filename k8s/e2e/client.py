@@ -1,7 +1,8 @@
 """Runs in a pod: callers that repeat the same requests through the routers' Service, without retries.
 
-Prints one JSON line per request: the caller, a digest of the result (of ids and checksums of the logits, or of the
-text), the arrival time of each token, and the error. Ends after ROUNDS requests of each caller, or when STOP exists.
+Prints one JSON line per request: the caller, the request's number, a digest of the result (of ids and checksums of the
+logits, or of the text), the arrival time of each token, and the error; and at the end how many each caller has sent.
+Ends after ROUNDS requests of each caller, or when STOP exists; with a failure when a caller ends in any other way.
 """
 
 import hashlib
@@ -10,6 +11,7 @@ import json
 import os
 import threading
 import time
+import traceback
 from pathlib import Path
 
 import grpc
@@ -21,7 +23,7 @@ MODEL = os.environ["MODEL"]
 GRPC_CALLERS, HTTP_CALLERS = 8, 2
 TOKENS = int(os.environ.get("TOKENS", "160"))
 ROUNDS = int(os.environ.get("ROUNDS", "0"))
-STOP = Path("/tmp/stop")
+STOP = Path(os.environ.get("STOP", "/tmp/stop"))
 TIMEOUT_S = 90
 _printing = threading.Lock()
 
@@ -76,7 +78,12 @@ def over_http(caller: int, times: list[float]) -> str:
     return digest.hexdigest()
 
 
-def send_request(kind: str, caller: int) -> None:
+def show(record: dict[str, object]) -> None:
+    with _printing:
+        print(json.dumps(record), flush=True)
+
+
+def send_request(kind: str, caller: int, number: int) -> None:
     times: list[float] = []
     error = digest = ""
     started = time.time()
@@ -84,29 +91,37 @@ def send_request(kind: str, caller: int) -> None:
         digest = {"grpc": over_grpc, "http": over_http}[kind](caller, times)
     except grpc.RpcError as failed:
         error = f"{failed.code().name}: {failed.details()}" if isinstance(failed, grpc.Call) else repr(failed)
-    except (OSError, ValueError, http.client.HTTPException) as failed:
+    except (OSError, ValueError, LookupError, TypeError, http.client.HTTPException) as failed:
         error = f"{type(failed).__name__}: {failed}"
     token_times = [round((moment - started) * 1000, 1) for moment in times]
     record = {
         "caller": f"{kind}-{caller}",
+        "number": number,
         "digest": digest,
         "error": error,
         "started": started,
         "token_times": token_times,
     }
+    show(record)
     if error:
         time.sleep(1)
-    with _printing:
-        print(json.dumps(record), flush=True)
 
 
 def repeat(kind: str, caller: int) -> None:
     sent = 0
     while not STOP.exists() and not (ROUNDS and sent >= ROUNDS):
-        send_request(kind, caller)
+        send_request(kind, caller, sent)
         sent += 1
+    show({"caller": f"{kind}-{caller}", "sent": sent})
 
 
+def fail(died: threading.ExceptHookArgs) -> None:
+    """A caller that dies would be missed by nobody: the others go on."""
+    traceback.print_exception(died.exc_value)
+    os._exit(1)
+
+
+threading.excepthook = fail
 callers = [("grpc", n) for n in range(GRPC_CALLERS)] + [("http", n) for n in range(HTTP_CALLERS)]
 threads = [threading.Thread(target=repeat, args=caller) for caller in callers]
 for thread in threads:

@@ -6,7 +6,8 @@ import json
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,6 +18,7 @@ from k8s.image.packages import REPOSITORY
 from k8s.tools.values import CHART, default_image
 
 WAIT_S = 120.0
+OWN = "caracal-e2e/own"  # label of namespaces that these tests have made: no other one is touched
 CLI = "from services.cli.app import main; main()"
 GET = """
 import sys, urllib.error, urllib.request
@@ -27,8 +29,15 @@ except urllib.error.HTTPError as error:
 """
 
 
-def until(condition: Callable[[], object], message: str, timeout_s: float = WAIT_S) -> float:
-    """Waits for the condition; returns the seconds it took. A RuntimeError of it, as from kubectl, counts as false."""
+class NotOurs(Exception):
+    """A namespace of that name exists, and these tests have not made it."""
+
+
+def until(condition: Callable[[], object], message: str | Callable[[], str], timeout_s: float = WAIT_S) -> float:
+    """Waits for the condition; returns the seconds it took. A RuntimeError of it, as from kubectl, counts as false.
+
+    `message`: what is wrong when it never holds; called only then.
+    """
     started, last = time.monotonic(), ""
     while True:
         try:
@@ -36,7 +45,9 @@ def until(condition: Callable[[], object], message: str, timeout_s: float = WAIT
                 return time.monotonic() - started
         except RuntimeError as error:
             last = str(error)
-        assert time.monotonic() - started < timeout_s, f"{message} ({last})" if last else message
+        if time.monotonic() - started > timeout_s:
+            why = message if isinstance(message, str) else message()
+            raise AssertionError(f"{why} ({last})" if last else why)
         time.sleep(0.3)
 
 
@@ -48,16 +59,50 @@ class Cluster:
     namespace: str = "caracal-e2e"
     release: str = "caracal"
     helm_program: str = "helm"
+    security: str = "restricted"  # PodSecurity of the namespace
 
     @property
     def image(self) -> str:
         return self.target.image
 
     def create_namespace(self) -> None:
-        labels = {"pod-security.kubernetes.io/enforce": "restricted"}
+        """Makes it, once an own one of that name has gone. Raises NotOurs."""
+        until(lambda: not self._is_leaving(), f"namespace {self.namespace} never goes", WAIT_S * 2)
+        labels = {"pod-security.kubernetes.io/enforce": self.security, OWN: "yes"}
         metadata = {"name": self.namespace, "labels": labels}
-        self.apply({"apiVersion": "v1", "kind": "Namespace", "metadata": metadata})
+        if not self._labels():
+            self.kubectl(
+                "create",
+                "-f",
+                "-",
+                stdin=yaml.safe_dump({"apiVersion": "v1", "kind": "Namespace", "metadata": metadata}),
+            )
         until(lambda: self.get("serviceaccount", "default"), "the namespace got no service account")
+
+    def remove(self) -> None:
+        """Uninstalls the release, if there is one, and deletes the namespace with all that is in it. Raises NotOurs."""
+        if not self._labels():
+            return
+        with suppress(RuntimeError):  # not installed
+            self.helm("uninstall", self.release)
+        self.kubectl("delete", "namespace", self.namespace, "--wait=false")
+        with suppress(RuntimeError):
+            self.kubectl("delete", "pods", "--all", "--grace-period=0", "--force", "--wait=false")
+
+    def _namespace(self) -> dict[str, Any]:
+        """Its metadata; empty when there is none."""
+        found = json.loads(self.kubectl("get", "namespace", self.namespace, "--ignore-not-found", "-o", "json") or "{}")
+        return dict(found.get("metadata", {}))
+
+    def _labels(self) -> dict[str, str]:
+        """Those of the namespace; empty when there is none. Raises NotOurs when these tests have not made it."""
+        labels = dict(self._namespace().get("labels", {}))
+        if labels and OWN not in labels:
+            raise NotOurs(f"namespace {self.namespace} exists, and is not of these tests: they leave it alone")
+        return labels
+
+    def _is_leaving(self) -> bool:
+        return "deletionTimestamp" in self._namespace()
 
     def kubectl(self, *arguments: str, stdin: str = "") -> str:
         """Returns kubectl's output. Raises RuntimeError with its error output."""
@@ -151,3 +196,16 @@ class Cluster:
 def _ready(pod: dict[str, Any]) -> bool:
     conditions = {one["type"]: one["status"] for one in pod["status"].get("conditions", [])}
     return conditions.get("Ready") == "True" and "deletionTimestamp" not in pod["metadata"]
+
+
+@contextmanager
+def temporary(
+    target: Target, namespace: str, helm_program: str = "helm", security: str = "restricted"
+) -> Iterator[Cluster]:
+    """Yields a namespace for a release of its own, which goes with it however the test ends."""
+    made = Cluster(target, namespace, helm_program=helm_program, security=security)
+    made.create_namespace()
+    try:
+        yield made
+    finally:
+        made.remove()

@@ -11,7 +11,7 @@ import subprocess
 import time
 from pathlib import Path
 
-from k8s.e2e.build import IMAGE, NODES, build_image, run
+from k8s.e2e.build import IMAGE, NODES, OTHER_TAG, build_image, run
 
 OWN_NETWORKS = {"NET": "10.251.0", "PODPFX": "10.245", "SVCPFX": "10.97", "CG": "caracal-e2e"}
 PREPARE_S = 600
@@ -20,7 +20,8 @@ PREPARE_S = 600
 class ScriptedCluster:
     """Needs root. The scripts' state is in the folder $R, by default ~/.cache/k8s-lab."""
 
-    image = IMAGE
+    image, other_tag = IMAGE, OTHER_TAG
+    own = True
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder.resolve()

@@ -2,98 +2,71 @@
 
 from __future__ import annotations
 
-import json
-import statistics
-from dataclasses import dataclass
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from k8s.e2e.cluster import Cluster, until
+from k8s.e2e.records import Answer, Records
 
 CLIENT = Path(__file__).with_name("client.py")
-GRPC_CALLERS = 8
 END_S = 150.0
 
 
-@dataclass(frozen=True)
-class Answer:
-    """One request: the digest of its answer, or the error; and the milliseconds from its start to each token."""
-
-    caller: str
-    digest: str
-    error: str
-    started: float
-    token_times: tuple[float, ...]
-
-    @property
-    def stalls(self) -> list[float]:
-        """Milliseconds between tokens, beginning with the time to the first token."""
-        return [b - a for a, b in zip((0.0, *self.token_times), self.token_times, strict=False)]
-
-
-@dataclass(frozen=True)
-class Stalls:
-    """Number of requests, and milliseconds between two tokens of a stream; first tokens are counted separately."""
-
-    requests: int
-    failed: int
-    p50: float
-    p99: float
-    worst: float
-    worst_first: float
-
-    @classmethod
-    def of(cls, answers: list[Answer]) -> Stalls:
-        between = sorted(stall for answer in answers for stall in answer.stalls[1:]) or [0.0]
-        firsts = [answer.stalls[0] for answer in answers if answer.token_times] or [0.0]
-        return cls(
-            requests=len(answers),
-            failed=sum(bool(answer.error) for answer in answers),
-            p50=statistics.median(between),
-            p99=between[min(len(between) - 1, int(0.99 * len(between)))],
-            worst=between[-1],
-            worst_first=max(firsts),
-        )
-
-
 class Streams:
-    """The streams of one client pod: `begin`, disturb the cluster, `end`."""
+    """The streams of one client pod: `begin`, disturb the cluster, `end`. `tokens`: of each answer; 0 = the client's
+    default."""
 
-    def __init__(self, cluster: Cluster, node: str = "") -> None:
-        self._cluster, self._node = cluster, node
+    def __init__(self, cluster: Cluster, node: str = "", tokens: int = 0) -> None:
+        self._cluster, self._node, self._tokens = cluster, node, tokens
         self._name = ""
+        self._records = Records()
 
     def begin(self, name: str, rounds: int = 0) -> None:
         """Starts the pod; without `rounds`, returns when every caller has its first answer."""
-        self._name = f"client-{name}"
+        self._name, self._records = f"client-{name}", Records()
         self._cluster.apply(_script(), self._pod(rounds))
         if not rounds:
             self.wait_for_answers(1)
 
     def wait_for_answers(self, rounds: int) -> None:
         """Waits until every caller has `rounds` further answers."""
-        before = self._counts()
+        before = self.counts()
+
+        def arrived() -> bool:
+            self._read_log()
+            return all(count >= before[caller] + rounds for caller, count in self._records.counts().items())
+
         until(
-            lambda: (
-                all(n >= before.get(caller, 0) + rounds for caller, n in self._counts().items())
-                and len(self._counts()) >= GRPC_CALLERS + 2
-            ),
-            f"{self._name}: answers are missing: at first {before}, then {self._counts()}",
+            arrived,
+            lambda: f"{self._name}: answers are missing: at first {before}, then {self._records.counts()}",
             END_S,
         )
 
+    def counts(self) -> dict[str, int]:
+        """Answers so far of each caller."""
+        with suppress(RuntimeError):  # not started yet
+            self._read_log()
+        return self._records.counts()
+
     def end(self) -> list[Answer]:
-        """Lets every caller finish its request; returns all answers in the order in which they ended."""
+        """Lets every caller finish its request; returns all answers in the order in which they began."""
         until(self._request_stop, f"{self._name} cannot be stopped")
         return self.finish()
 
     def finish(self) -> list[Answer]:
-        """Waits until the pod has completed; returns all answers."""
+        """Waits until the pod has completed; returns all answers, and fails where one of them is missing."""
         until(lambda: self._phase() in ("Succeeded", "Failed"), f"{self._name} does not end", END_S)
-        answers = self._answers()
+        until(self._read_log, f"the log of {self._name} cannot be read")
         assert self._phase() == "Succeeded", self._cluster.kubectl("logs", self._name, "--tail=20")
+        assert not (missing := self._records.missing()), f"{self._name}: {missing}"
         self._cluster.kubectl("delete", "pod", self._name, "--wait=false")
-        return answers
+        return self._records.answers()
+
+    def _read_log(self) -> bool:
+        """Raises RuntimeError while there is none."""
+        self._records.read(self._cluster.kubectl("logs", self._name))
+        return True
 
     def _request_stop(self) -> bool:
         self._cluster.kubectl("exec", self._name, "--", "python", "-c", "open('/tmp/stop', 'w')")
@@ -102,25 +75,12 @@ class Streams:
     def _phase(self) -> str:
         return str(self._cluster.get("pod", self._name)["status"].get("phase", ""))
 
-    def _counts(self) -> dict[str, int]:
-        counts: dict[str, int] = {}
-        for answer in self._answers():
-            counts[answer.caller] = counts.get(answer.caller, 0) + 1
-        return counts
-
-    def _answers(self) -> list[Answer]:
-        try:
-            lines = self._cluster.kubectl("logs", self._name).splitlines()
-        except RuntimeError:  # not started yet
-            return []
-        raw = [json.loads(line) for line in lines if line.startswith("{") and line.endswith("}")]
-        return [Answer(**{**one, "token_times": tuple(one["token_times"])}) for one in raw]
-
     def _pod(self, rounds: int) -> dict[str, Any]:
         safe = {"allowPrivilegeEscalation": False, "capabilities": {"drop": ["ALL"]}, "readOnlyRootFilesystem": True}
-        # By address: the failed node may run the cluster's DNS server, which is not under test.
+        # By address: the node that fails may run the cluster's DNS server, which is not under test.
         router = str(self._cluster.get("service", f"{self._cluster.release}-router")["spec"]["clusterIP"])
         variables = {"ROUTER": router, "MODEL": "caracal-tiny", "ROUNDS": str(rounds)}
+        variables |= {"TOKENS": str(self._tokens)} if self._tokens else {}
         container = {
             "name": "client",
             "image": self._cluster.image,

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
-from k8s.e2e.build import BUILD, IMAGE, NODES, NoTarget, NotSupported, build_image, run
+from k8s.e2e.build import BUILD, IMAGE, NODES, OTHER_TAG, NoTarget, NotSupported, build_image, run
 
 
 class Target(Protocol):
@@ -17,6 +17,8 @@ class Target(Protocol):
     before a program that reads KUBECONFIG."""
 
     image: str
+    other_tag: str  # of an image of the same name whose kernels are of another numerics class; empty = there is none
+    own: bool  # made for these tests: its nodes may be labelled, cordoned, drained and switched off
 
     def start(self) -> None: ...
     def stop(self) -> None: ...
@@ -31,7 +33,8 @@ class Target(Protocol):
 def find_target() -> Target:
     """Returns the first available kind of target. Raises NoTarget."""
     if os.environ.get("KUBECONFIG"):
-        return ExistingCluster(os.environ.get("CARACAL_E2E_IMAGE", ""))
+        named = (os.environ.get(name, "") for name in ("CARACAL_E2E_IMAGE", "CARACAL_E2E_OTHER_TAG"))
+        return ExistingCluster(*named)
     if shutil.which("kind"):
         return KindCluster()
     lab = os.environ.get("CARACAL_K8S_LAB")
@@ -47,6 +50,8 @@ class ExistingCluster:
     """The cluster of KUBECONFIG. It is left running, and no fault is injected into its nodes or its control plane."""
 
     image: str
+    other_tag: str = ""
+    own = False
 
     def start(self) -> None:
         if not self.image:
@@ -78,7 +83,8 @@ class ExistingCluster:
 class KindCluster:
     """A cluster that kind creates, deleted afterwards."""
 
-    image = IMAGE
+    image, other_tag = IMAGE, OTHER_TAG
+    own = True
     NAME = "caracal-e2e"
 
     def start(self) -> None:

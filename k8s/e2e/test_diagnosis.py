@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from k8s.e2e.cluster import Cluster, until
+from k8s.e2e.cluster import Cluster, temporary, until
 from k8s.e2e.targets import Target
 from k8s.e2e.test_replicas import OFF
 
@@ -14,16 +14,13 @@ from k8s.e2e.test_replicas import OFF
 @pytest.fixture
 def full(target: Target) -> Iterator[Cluster]:
     """Yields a release in a namespace whose quota has no room for another pod."""
-    full = Cluster(target, "caracal-full")
-    full.create_namespace()
-    full.install("install", expert__initialReplicas=2, **OFF)
-    until(lambda: full.replicas("expert") == 2 and len(full.pods("expert")) == 2, "the Job does not begin")
-    quota = {"apiVersion": "v1", "kind": "ResourceQuota", "metadata": {"name": "full"}, "spec": {"hard": {"pods": 1}}}
-    full.apply(quota)
-    until(lambda: full.get("resourcequota", "full")["status"].get("hard"), "the quota is not seen")
-    yield full
-    full.helm("uninstall", full.release)
-    full.kubectl("delete", "namespace", full.namespace, "--wait=false")
+    with temporary(target, "caracal-full") as full:
+        full.install("install", expert__initialReplicas=2, **OFF)
+        until(lambda: full.replicas("expert") == 2 and len(full.pods("expert")) == 2, "the Job does not begin")
+        spec = {"hard": {"pods": 1}}
+        full.apply({"apiVersion": "v1", "kind": "ResourceQuota", "metadata": {"name": "full"}, "spec": spec})
+        until(lambda: full.get("resourcequota", "full")["status"].get("hard"), "the quota is not seen")
+        yield full
 
 
 def test_a_quota_is_named_by_scale_and_status(full: Cluster) -> None:

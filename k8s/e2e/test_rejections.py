@@ -8,7 +8,7 @@ from functools import partial
 
 import pytest
 
-from k8s.e2e.cluster import Cluster, until
+from k8s.e2e.cluster import Cluster, temporary, until
 from k8s.e2e.conftest import Disturb
 from k8s.e2e.streams import Streams
 
@@ -64,13 +64,10 @@ def test_the_network_policies_are_there(cluster: Cluster) -> None:
 @pytest.fixture
 def tight(cluster: Cluster) -> Iterator[Cluster]:
     """Yields another release of the same model, whose 48 experts fill both of its expert pods."""
-    tight = Cluster(cluster.target, "caracal-tight")
-    tight.create_namespace()
-    tight.install("install", expert__replicas=2, expert__capacity=24, expert__drain__timeoutSeconds=20)
-    tight.wait_for_pods(router=1, attention=1, expert=2, redis=1)
-    yield tight
-    tight.helm("uninstall", tight.release)
-    tight.kubectl("delete", "namespace", tight.namespace, "--wait=false")
+    with temporary(cluster.target, "caracal-tight") as tight:
+        tight.install("install", expert__replicas=2, expert__capacity=24, expert__drain__timeoutSeconds=20)
+        tight.wait_for_pods(router=1, attention=1, expert=2, redis=1)
+        yield tight
 
 
 def test_scaling_below_the_needed_pods_is_reported(tight: Cluster, disturbed: Disturb) -> None:

@@ -7,6 +7,8 @@ import urllib.error
 import urllib.request
 
 GATEWAY = os.environ["GATEWAY"]
+API_KEY = os.environ.get("API_KEY", "").strip()
+SHOWN = 300  # characters of an answer that is an error
 
 
 def wait_until_ready() -> None:
@@ -30,7 +32,7 @@ def chat() -> str:
     request = urllib.request.Request(
         f"{GATEWAY}/v1/chat/completions",
         data=json.dumps(body).encode(),
-        headers={"Content-Type": "application/json"},
+        headers={"Content-Type": "application/json"} | ({"Authorization": f"Bearer {API_KEY}"} if API_KEY else {}),
     )
     finish_reason = ""
     with urllib.request.urlopen(request, timeout=60) as response:
@@ -46,8 +48,20 @@ def chat() -> str:
     return finish_reason
 
 
+def ask() -> str:
+    """Returns the finish reason. Ends the program with one line when there is no answer."""
+    try:
+        return chat()
+    except urllib.error.HTTPError as error:
+        body = " ".join(error.read(4 * SHOWN).decode(errors="replace").split())[:SHOWN]
+        hint = "" if error.code != 401 or API_KEY else "; name a key for this test in router.apiKeys.testSecretKey"
+        raise SystemExit(f"the gateway answers {error.code}: {body}{hint}") from None
+    except OSError as error:
+        raise SystemExit(f"the gateway does not answer: {error}") from None
+
+
 wait_until_ready()
-finish_reason = chat()
+finish_reason = ask()
 print(f"\nfinish_reason: {finish_reason}")
 if finish_reason not in ("stop", "length"):
     raise SystemExit("the stream ended without a finish_reason")

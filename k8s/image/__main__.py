@@ -2,6 +2,7 @@
 
 import argparse
 import shutil
+from collections.abc import Mapping
 from pathlib import Path
 
 from k8s.image import debian, packages
@@ -21,8 +22,9 @@ CONFIG: Document = {
 }
 
 
-def build(target: str, name: str, output: Path, work: Path) -> str:
+def build(target: str, name: str, output: Path, work: Path, others: Mapping[str, Document] | None = None) -> str:
     """Builds one target into `output`. `work` keeps downloads, and installed packages while their lock is the same.
+    `others`: images of the same files with another config, {name: config}.
 
     Returns the manifest's digest.
     """
@@ -33,7 +35,7 @@ def build(target: str, name: str, output: Path, work: Path) -> str:
     left_out = [KEPT, "*.safetensors"] if target == "gateway" else [KEPT]  # it says nothing of copies
     shutil.copytree(MODELS, models / "app/models", ignore=shutil.ignore_patterns(*left_out))
     output.parent.mkdir(parents=True, exist_ok=True)
-    return write_archive(output, name, CONFIG, [base, site, own, models], work / target / "blobs")
+    return write_archive(output, name, CONFIG, [base, site, own, models], work / target / "blobs", others)
 
 
 def _dependencies(target: str, work: Path) -> Path:

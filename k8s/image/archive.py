@@ -5,7 +5,7 @@ import hashlib
 import io
 import json
 import tarfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -29,38 +29,50 @@ class Blob:
         return {"mediaType": self.media_type, "digest": f"sha256:{self.digest}", "size": self.path.stat().st_size}
 
 
-def write_archive(output: Path, name: str, config: Document, layers: list[Path], work: Path) -> str:
+def write_archive(
+    output: Path,
+    name: str,
+    config: Document,
+    layers: list[Path],
+    work: Path,
+    others: Mapping[str, Document] | None = None,
+) -> str:
     """Writes the image `name` ([registry/]repository:tag) to `output`; returns the digest of its manifest.
 
-    `config` is the OCI image's `config` object; `layers` are folders, whose content becomes `/`.
+    `config` is the OCI image's `config` object; `layers` are folders, whose content becomes `/`. `others`: further
+    images of the same layers, {name: config}.
     """
     work.mkdir(parents=True, exist_ok=True)
     blobs = [_layer(folder, work / f"layer{number}.tar") for number, folder in enumerate(layers)]
-    digests = [f"sha256:{blob.digest}" for blob in blobs]
-    image: Document = {"architecture": "amd64", "os": "linux", "config": config}
-    image |= {"rootfs": {"type": "layers", "diff_ids": digests}, "history": [{"created_by": "caracal"} for _ in blobs]}
-    settings = _document(image, _CONFIG, work / "config.json")
-    manifest = _document(
-        {
-            "schemaVersion": 2,
-            "mediaType": _MANIFEST,
-            "config": settings.descriptor(),
-            "layers": [blob.descriptor() for blob in blobs],
-        },
-        _MANIFEST,
-        work / "manifest.json",
-    )
-    full = full_name(name)
-    # As BuildKit writes them: containerd and Docker read the first, Skopeo and Podman the second.
-    annotations = {"io.containerd.image.name": full, "org.opencontainers.image.ref.name": full.rpartition(":")[2]}
-    named = {**manifest.descriptor(), "annotations": annotations}
-    index = {"schemaVersion": 2, "mediaType": _INDEX, "manifests": [named]}
+    images = [
+        (full_name(name), *_image(config, blobs, work / str(number)))
+        for number, (name, config) in enumerate([(name, config), *(others or {}).items()])
+    ]
+    index = {"schemaVersion": 2, "mediaType": _INDEX, "manifests": [_named(full, one) for full, _, one in images]}
     with tarfile.open(output, "w", format=tarfile.PAX_FORMAT) as archive:
         _add(archive, "oci-layout", b'{"imageLayoutVersion": "1.0.0"}')
         _add(archive, "index.json", json.dumps(index).encode())
-        for blob in (settings, manifest, *blobs):
+        for blob in (*(blob for _, *own in images for blob in own), *blobs):
             archive.add(blob.path, arcname=f"blobs/sha256/{blob.digest}", filter=_plain)
-    return f"sha256:{manifest.digest}"
+    return f"sha256:{images[0][2].digest}"
+
+
+def _image(config: Document, layers: list[Blob], work: Path) -> tuple[Blob, Blob]:
+    """An image's settings and its manifest."""
+    work.mkdir(exist_ok=True)
+    digests = [f"sha256:{blob.digest}" for blob in layers]
+    image: Document = {"architecture": "amd64", "os": "linux", "config": config}
+    image |= {"rootfs": {"type": "layers", "diff_ids": digests}, "history": [{"created_by": "caracal"} for _ in layers]}
+    settings = _document(image, _CONFIG, work / "config.json")
+    manifest: Document = {"schemaVersion": 2, "mediaType": _MANIFEST, "config": settings.descriptor()}
+    manifest |= {"layers": [blob.descriptor() for blob in layers]}
+    return settings, _document(manifest, _MANIFEST, work / "manifest.json")
+
+
+def _named(full: str, manifest: Blob) -> Document:
+    """As BuildKit writes it: containerd and Docker read the first annotation, Skopeo and Podman the second."""
+    annotations = {"io.containerd.image.name": full, "org.opencontainers.image.ref.name": full.rpartition(":")[2]}
+    return {**manifest.descriptor(), "annotations": annotations}
 
 
 def full_name(name: str) -> str:

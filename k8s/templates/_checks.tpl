@@ -16,6 +16,9 @@
 {{- if and (ne $fetch.mode "pods") (not (include "caracal.fetched" .)) }}
 {{- fail (printf "model.fetch.mode is %s, but model.uri is %q, which is not fetched: that is for hf://, s3://, gs:// and https://." $fetch.mode $uri) }}
 {{- end }}
+{{- if and $fetch.verify (ne $fetch.mode "claim") }}
+{{- fail (printf "model.fetch.verify is for model.fetch.mode=claim: with %s a pod that starts anew fetches and compares." $fetch.mode) }}
+{{- end }}
 {{- if and (eq $fetch.mode "claim") $fetch.volume }}
 {{- fail "model.fetch.volume is for the modes pods and slices; with mode=claim the volume is model.fetch.claim." }}
 {{- end }}
@@ -46,6 +49,13 @@
 {{- end }}
 {{- end }}
 
+{{- define "caracal.check.scaleGuard" -}}
+{{- $scale := (fromYaml (include "caracal.role" (dict "root" . "component" "expert"))).autoscaling }}
+{{- if and .Values.scaleGuard.enabled $scale.enabled (not (int $scale.minReplicas)) }}
+{{- fail "scaleGuard rejects every scale of experts to 0, and expert.autoscaling.minReplicas is 0: switch one of them off." }}
+{{- end }}
+{{- end }}
+
 {{- define "caracal.check.lostPods" -}}
 {{- if and .Values.lostPods.remove (not (include "caracal.events" .)) }}
 {{- fail "lostPods.remove is on and routers have no access to the API server: events.enabled=true gives it, with a service account of their own." }}
@@ -65,7 +75,7 @@
 {{- end }}
 {{- range $name := list "externalRedis" "nextRedis" }}
 {{- $own := index $.Values $name }}
-{{- if regexMatch "://[^/@]*:[^/@]+@" $own.url }}
+{{- if or (regexMatch "://[^/@]*:[^/@]+@" $own.url) (regexMatch "[?&][a-z_]*password=" $own.url) }}
 {{- fail (printf "%s.url contains a password, which would be visible in the pods' spec: put the whole URL into a secret and name it in %s.existingSecret." $name $name) }}
 {{- end }}
 {{- $given := int $own.port }}
@@ -170,10 +180,40 @@
 {{- if has (toString (index $role.pdb "maxUnavailable")) (list "0" "0%") }}
 {{- fail (printf "%s.pdb.maxUnavailable is 0: no node with such a pod could ever be drained. Use 1, or pdb.enabled=false." $component) }}
 {{- end }}
-{{- if eq (($role.image).tag | default $.Values.image.tag) "latest" }}
-{{- fail "An image tag \"latest\" cannot be rolled back: give a version, or a digest." }}
 {{- end }}
 {{- end }}
+
+{{/* Images, and requests beside limits, of all pods. */}}
+{{- define "caracal.check.pods" -}}
+{{- range $component := list "router" "attention" "expert" "redis" }}
+{{- if or (ne $component "redis") $.Values.redis.enabled }}
+{{- $role := fromYaml (include "caracal.role" (dict "root" $ "component" $component)) }}
+{{- $image := deepCopy $.Values.image }}
+{{- range $key, $value := $role.image }}{{ $_ := set $image $key $value }}{{ end }}
+{{- if and (eq $image.tag "latest") (not $image.digest) }}
+{{- fail (printf "The image of %s has the tag \"latest\", which cannot be rolled back: give a version, or a digest." $component) }}
+{{- end }}
+{{- include "caracal.check.requests" (dict "of" (printf "%s.resources" $component) "resources" $role.resources) }}
+{{- end }}
+{{- end }}
+{{- include "caracal.check.requests" (dict "of" "model.fetch.resources" "resources" .Values.model.fetch.resources) }}
+{{- end }}
+
+{{- define "caracal.check.requests" -}}
+{{- range $what, $request := .resources.requests }}
+{{- $limit := dig "limits" $what "" $.resources }}
+{{- if and (ne (toString $limit) "") (gt (include "caracal.amount" $request | float64) (include "caracal.amount" $limit | float64)) }}
+{{- fail (printf "%s.requests.%s is %v, above the limit %v: the API server rejects such a pod." $.of $what $request $limit) }}
+{{- end }}
+{{- end }}
+{{- end }}
+
+{{/* A quantity of Kubernetes as a number. */}}
+{{- define "caracal.amount" -}}
+{{- $text := toString . }}
+{{- $unit := regexFind "[A-Za-z]+$" $text }}
+{{- $factors := dict "m" 0.001 "k" 1e3 "M" 1e6 "G" 1e9 "T" 1e12 "P" 1e15 "E" 1e18 "Ki" 1024.0 "Mi" 1048576.0 "Gi" 1073741824.0 "Ti" 1099511627776.0 "Pi" 1125899906842624.0 "Ei" 1152921504606846976.0 }}
+{{- mulf (trimSuffix $unit $text | float64) (get $factors $unit | default 1.0) }}
 {{- end }}
 
 {{- define "caracal.check.mtls" -}}

@@ -39,6 +39,12 @@
 {{- toYaml (list (merge (dict "name" "ca") $source)) }}
 {{- end }}
 
+{{- define "caracal.env.logLevel" -}}
+{{- with .Values.logLevel }}
+- {name: CARACAL_LOG_LEVEL, value: {{ . }}}
+{{- end }}
+{{- end }}
+
 {{/* Variables of routers, attention and expert workers. */}}
 {{- define "caracal.env.common" -}}
 - name: POD_IP
@@ -47,9 +53,7 @@
   valueFrom: {fieldRef: {fieldPath: metadata.name}}
 - {name: HOME, value: /tmp}
 {{- include "caracal.redisUrl" .root }}
-{{- with .root.Values.logLevel }}
-- {name: CARACAL_LOG_LEVEL, value: {{ . }}}
-{{- end }}
+{{- include "caracal.env.logLevel" .root }}
 {{- if include "caracal.caBundle" .root }}
 - {name: CARACAL_REDIS_CA, value: /etc/caracal/ca/ca.crt}
 {{- end }}
@@ -197,7 +201,7 @@
 {{- if include "caracal.events" .root }}
 - {name: CARACAL_EVENTS, value: kubernetes}
 {{- if .root.Values.lostPods.remove }}
-- {name: CARACAL_LOST_PODS, value: {{ printf "app.kubernetes.io/name=%s,app.kubernetes.io/instance=%s,app.kubernetes.io/component in (attention,expert)" (include "caracal.name" .root) .root.Release.Name | quote }}}
+- {name: CARACAL_LOST_PODS, value: {{ printf "app.kubernetes.io/name=%s,app.kubernetes.io/instance=%s,app.kubernetes.io/component in (attention,expert,redis)" (include "caracal.name" .root) .root.Release.Name | quote }}}
 {{- end }}
 - {name: CARACAL_EXPERT_SET, value: {{ include "caracal.component" (dict "root" .root "component" "expert") }}}
 {{- end }}

@@ -41,6 +41,7 @@
 {{- $command = concat $command (list "--connections" (int $fetch.connections | toString)) }}
 {{- with $fetch.manifest }}{{ $command = concat $command (list "--manifest" .) }}{{ end }}
 {{- if $fetch.unverified }}{{ $command = append $command "--unverified" }}{{ end }}
+{{- if and $fetch.verify (eq .component "weights") }}{{ $command = append $command "--verify" }}{{ end }}
 {{- if include "caracal.fetchesSlices" . }}{{ $command = append $command "--slices" }}{{ end }}
 {{- end }}
 {{- if and (eq .component "router") (ne $fetch.mode "claim") }}{{ $command = append $command "--no-weights" }}{{ end }}
@@ -83,6 +84,7 @@
   command: {{ include "caracal.fetchCommand" . }}
   env:
     - {name: HOME, value: /tmp}
+    {{- include "caracal.env.logLevel" .root | nindent 4 }}
     {{- include "caracal.env.fetch" .root | nindent 4 }}
   {{- with .root.Values.model.fetch.existingSecret }}
   envFrom:
@@ -109,6 +111,9 @@ metadata:
     {{- include "caracal.selector" (dict "root" . "component" "weights") | nindent 4 }}
     app.kubernetes.io/part-of: caracal
     app.kubernetes.io/version: {{ .Chart.AppVersion | quote }}
+  {{- with .Values.model.fetch.verify }}
+  annotations: {caracal/verify: {{ . | quote }}}
+  {{- end }}
 spec:
   {{- $job := fromYaml (include "caracal.jobPod" (dict "root" . "account" (include "caracal.serviceAccount" .))) }}
   {{- $volume := dict "name" "model" "persistentVolumeClaim" (dict "claimName" (include "caracal.fetchClaim" .)) }}
@@ -125,6 +130,7 @@ spec:
       command: {{ include "caracal.fetchCommand" (dict "root" . "component" "weights") }}
       env:
         - {name: HOME, value: /tmp}
+        {{- include "caracal.env.logLevel" . | nindent 8 }}
         {{- include "caracal.env.fetch" . | nindent 8 }}
       {{- with .Values.model.fetch.existingSecret }}
       envFrom:
@@ -170,11 +176,37 @@ spec:
       command: {{ list "caracal" "prune" (include "caracal.modelPath" .) "--keep" (int .Values.model.fetch.claim.keep | toString) | toJson }}
       env:
         - {name: HOME, value: /tmp}
+        {{- include "caracal.env.logLevel" . | nindent 8 }}
 {{- end }}
 
-{{/* Ports of the source in the egress rules of pods that fetch, as a list. */}}
+{{/* The port of a URL, or that of its scheme. */}}
+{{- define "caracal.urlPort" -}}
+{{- $host := regexReplaceAll "^[a-z0-9+]+://([^/@]*@)?([^/?#]*).*$" . "${2}" }}
+{{- regexFind ":[0-9]+$" $host | trimPrefix ":" | default (ternary "443" "80" (hasPrefix "https://" .)) }}
+{{- end }}
+
+{{/* TCP ports in the egress rules of pods that fetch, as a list: of the proxy, else of the source; and those of the values. */}}
 {{- define "caracal.fetchPorts" -}}
+{{- $fetch := .Values.model.fetch }}
 {{- $ports := list }}
-{{- range .Values.model.fetch.ports }}{{ $ports = append $ports (int .) }}{{ end }}
-{{- toJson $ports }}
+{{- range $fetch.ports }}{{ $ports = append $ports (int .) }}{{ end }}
+{{- with $fetch.proxy }}{{ $ports = append $ports (include "caracal.urlPort" . | int) }}{{ end }}
+{{- if or (not $fetch.proxy) $fetch.noProxy }}
+{{- $source := $fetch.endpoint | default (ternary .Values.model.uri "https://" (eq (include "caracal.modelScheme" .) "https")) }}
+{{- range $url := list $source $fetch.manifest }}
+{{- if regexMatch "^https?://" $url }}{{ $ports = append $ports (include "caracal.urlPort" $url | int) }}{{ end }}
+{{- end }}
+{{- end }}
+{{- toJson (uniq $ports) }}
+{{- end }}
+
+{{/* Egress rules of pods that fetch, as an array. Without keys of a bucket in a secret its library asks the cloud's metadata service, on the node's link. */}}
+{{- define "caracal.fetchEgress" -}}
+{{- $rules := list (dict "ports" (include "caracal.fetchPorts" . | fromJsonArray)) }}
+{{- if and (has (include "caracal.modelScheme" .) (list "s3" "gs")) (not .Values.model.fetch.existingSecret) }}
+{{- $link := list }}
+{{- range list "169.254.0.0/16" "fd00:ec2::/32" }}{{ $link = append $link (dict "ipBlock" (dict "cidr" .)) }}{{ end }}
+{{- $rules = append $rules (dict "raw" $link "ports" (list 80 988)) }}
+{{- end }}
+{{- toYaml $rules }}
 {{- end }}

@@ -53,7 +53,5 @@ spec:
         - {name: CARACAL_CLUSTER, value: {{ include "caracal.cluster" . | quote }}}
         - {name: CARACAL_SECRETS, value: {{ include "caracal.fullname" . }}-mtls}
         - {name: CARACAL_CERTIFICATE_DAYS, value: {{ int .Values.mtls.certificateDays | quote }}}
-        {{- with .Values.logLevel }}
-        - {name: CARACAL_LOG_LEVEL, value: {{ . }}}
-        {{- end }}
+        {{- include "caracal.env.logLevel" . | nindent 8 }}
 {{- end }}

@@ -7,7 +7,7 @@
 {{ $probe }}:
   tcpSocket: {port: redis}
   periodSeconds: {{ ternary 10 1 (eq $probe "liveness") }}
-  failureThreshold: {{ ternary 60 3 (eq $probe "startup") }}
+  failureThreshold: {{ ternary (int $.role.probes.startupTimeoutSeconds) 3 (eq $probe "startup") }}
 {{- end }}
 {{- end }}
 

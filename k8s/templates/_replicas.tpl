@@ -31,9 +31,7 @@ spec:
         - {name: HOME, value: /tmp}
         - {name: CARACAL_INITIAL_REPLICAS, value: {{ .workloads | quote }}}
         - {name: CARACAL_CONFIG_MAP, value: {{ include "caracal.component" (dict "root" .root "component" "replicas") }}}
-        {{- with .root.Values.logLevel }}
-        - {name: CARACAL_LOG_LEVEL, value: {{ . }}}
-        {{- end }}
+        {{- include "caracal.env.logLevel" .root | nindent 8 }}
 {{- end }}
 
 {{/* What the pods of Jobs have in common: (dict "root" $ "account" NAME). */}}

@@ -8,14 +8,23 @@ DAY_S = 86_400
 _LABEL = "^(([A-Za-z0-9][-A-Za-z0-9_.]*)?[A-Za-z0-9])?$"
 _HOST = r"[a-z0-9]([-a-z0-9]*[a-z0-9])?(\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*"
 _PART = "[a-z0-9]+([._-]+[a-z0-9]+)*"
-_QUANTITY = r"[0-9]+(\.[0-9]+)?(Ki|Mi|Gi|Ti|k|M|G|T)?"
+_QUANTITY = r"[0-9]+(\.[0-9]+)?(Ki|Mi|Gi|Ti|Pi|Ei|k|M|G|T|P|E)?"
 _RESOURCE = "[A-Za-z0-9.-]+/[A-Za-z0-9._-]+"
 _OPEN: Tree = {"type": "object"}
 # Kubernetes' own form of quantities: decimal and binary suffixes, thousandths, exponents.
 _AMOUNT = r"^[0-9]+(\.[0-9]*)?(m|k|M|G|T|P|E|Ki|Mi|Gi|Ti|Pi|Ei|[eE][+-]?[0-9]+)?$"
+# Bytes have no thousandths: `500m` of memory is half a byte, and meant to be 500Mi.
+_BYTES = _AMOUNT.replace("(m|", "(")
+
+
+def _amount(pattern: str) -> Tree:
+    return {"oneOf": [{"type": "string", "pattern": pattern}, {"type": "number", "minimum": 0}]}
+
+
 _AMOUNTS: Tree = {
     "type": "object",
-    "additionalProperties": {"oneOf": [{"type": "string", "pattern": _AMOUNT}, {"type": "number", "minimum": 0}]},
+    "patternProperties": {"^(memory|ephemeral-storage|hugepages-.+)$": _amount(_BYTES)},
+    "additionalProperties": _amount(_AMOUNT),
 }
 _RESOURCES: Tree = {
     "type": "object",
@@ -56,6 +65,12 @@ _NAME = _or_empty("[a-z]([-a-z0-9]{0,38}[a-z0-9])?")
 _CIDRS = _list_of(_pattern("[0-9A-Fa-f.:]+/[0-9]{1,3}"))
 _PATHS = {**_list_of(_pattern("/.*")), "minItems": 1}
 
+# Keys of `pod` that a role does nothing with, and may not have: Redis is one pod without an autoscaler, routers compute
+# nothing.
+UNREAD = {
+    "router": {"threads"},
+    "redis": {"autoscaling", "minReadySeconds", "pdb", "serviceAnnotations", "threads", "updateStrategy"},
+}
 CONSTRAINTS: dict[str, Tree] = {
     "nameOverride": _NAME,
     "fullnameOverride": _NAME,
@@ -79,9 +94,10 @@ CONSTRAINTS: dict[str, Tree] = {
     "model.fetch.claim.size": _pattern(_QUANTITY),
     "model.fetch.claim.keep": _between(0, 100),
     "model.fetch.connections": _between(1, 256),
+    "model.fetch.verify": _or_empty("[-._:A-Za-z0-9]{1,63}"),
     "model.fetch.endpoint": _or_empty("https?://[^ ]+"),
     "model.fetch.proxy": _or_empty("[a-z0-9]+://[^ ]+"),
-    "model.fetch.ports": {**_list_of(_PORT), "minItems": 1},
+    "model.fetch.ports": _list_of(_PORT),
     "model.fetch.resources": _RESOURCES,
     "model.shape.layers": _between(0, 1000),
     "model.shape.experts": _between(0, 65536),
@@ -167,6 +183,7 @@ CONSTRAINTS: dict[str, Tree] = {
     "router.apiKeys.existingSecret": _or_empty("[a-z0-9]([-a-z0-9.]{0,251}[a-z0-9])?"),
     "router.apiKeys.secretKey": _pattern("[-._A-Za-z0-9]{1,253}"),
     "router.apiKeys.metricsSecretKey": _or_empty("[-._A-Za-z0-9]{1,253}"),
+    "router.apiKeys.testSecretKey": _or_empty("[-._A-Za-z0-9]{1,253}"),
     "caBundle.configMap": _or_empty("[a-z0-9]([-a-z0-9.]{0,251}[a-z0-9])?"),
     "caBundle.secret": _or_empty("[a-z0-9]([-a-z0-9.]{0,251}[a-z0-9])?"),
     "caBundle.key": _pattern("[-._A-Za-z0-9]{1,253}"),

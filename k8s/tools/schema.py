@@ -4,7 +4,7 @@ descriptions from the comments, and the constraints of constraints.py.
 
 import json
 
-from k8s.tools.constraints import CONSTRAINTS
+from k8s.tools.constraints import CONSTRAINTS, UNREAD
 from k8s.tools.values import ROLES, Entry, Tree, read_entries
 
 
@@ -45,7 +45,7 @@ def _required(section: Tree) -> Tree:
 
 
 def build() -> Tree:
-    """Returns the schema of the whole file. Roles have every key of `pod` by reference."""
+    """Returns the schema of the whole file. Roles have every key of `pod` that they read by reference."""
     entries = read_entries()
     names = {entry.name for entry in entries}
     root: Tree = {"properties": {}}
@@ -64,7 +64,9 @@ def build() -> Tree:
     required = _required(root)
     for role in ROLES:
         top_level[role]["properties"] |= {
-            key: {"$ref": f"#/properties/pod/properties/{key}"} for key in top_level["pod"]["properties"]
+            key: {"$ref": f"#/properties/pod/properties/{key}"}
+            for key in top_level["pod"]["properties"]
+            if key not in UNREAD.get(role, ())
         }
     # Helm adds `global` when the chart is a subchart.
     top_level["global"] = {"type": "object", "description": "Set by a parent chart; not used."}

@@ -20,6 +20,8 @@ from services.security.identity import server_name, uri
 # authority's Secret also the authority that is to issue next.
 BELIEVED, CERT, KEY = "ca.crt", "tls.crt", "tls.key"
 NEXT_CERT, NEXT_KEY = "next.crt", "next.key"
+# There, whatever it holds: the next authority is to be made now. It goes once that has been done.
+ROTATE = "rotate"
 
 LEFT = datetime.timedelta(days=365)  # of an authority, when the next one is made
 SPREAD = datetime.timedelta(days=1)  # from then until it issues: pods get what is in a Secret within minutes
@@ -39,7 +41,7 @@ def authorities(held: Data, cluster: str, now: datetime.datetime) -> dict[str, b
     signer, following = _authority(held, CERT, KEY), None
     if held.get(NEXT_CERT):
         following = _authority(held, NEXT_CERT, NEXT_KEY)
-    elif _certificate(signer.certificate).not_valid_after_utc - now < LEFT:
+    elif ROTATE in held or _certificate(signer.certificate).not_valid_after_utc - now < LEFT:
         following = Authority.made(f"Caracal, {cluster}"[:64], now)
     if following is not None and now - (_certificate(following.certificate).not_valid_before_utc + EARLIER) >= SPREAD:
         signer, following = following, None

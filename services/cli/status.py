@@ -100,7 +100,7 @@ def chosen_view(numerics: bool, every: bool) -> View:
 
 
 def render(overview: Overview, name: str, fold: bool = True) -> Group:
-    """The two header lines and the table of workers."""
+    """The header lines and the table of workers."""
     table = FittingTable(COLUMNS, rows(overview.workers, fold), OPTIONAL)
     desired = ", ".join(f"{role}={count}" for role, count in sorted(overview.desired.items()))
     classes = ", ".join(overview.numerics_classes) or "unknown"
@@ -108,5 +108,9 @@ def render(overview: Overview, name: str, fold: bool = True) -> Group:
         Text(f"{name} · epoch {overview.epoch} · leader {overview.leader or 'none'}"),
         Text(f"numerics class {classes}" + (f" · desired {desired}" if desired else "")),
         *([Text(f"warning: {overview.warning}")] if overview.warning else []),
+        *(
+            Text(f"expert workers of numerics class {name} do not count as ready yet: {why}")
+            for name, why in sorted(overview.holds.items())
+        ),
         table,
     )

@@ -16,6 +16,8 @@ from services.membership.shortage import CapacityShortage, waiting_experts
 
 POLL_S = 0.5
 UNKNOWN_S = 30.0  # without a word of the leader's about this worker's class
+NOT_KNOWN = "does not know yet whether another numerics class serves"
+LOOKS_S = 2.0  # between the first and the last look at the leases, which are renewed each second
 
 
 class Readiness:
@@ -24,7 +26,7 @@ class Readiness:
     def __init__(self, state: PlacementState, membership: Membership) -> None:
         self._state, self._membership = state, membership
         self._shortage: CapacityShortage | None = None
-        self.hold = "does not know yet whether another numerics class serves"
+        self.hold = NOT_KNOWN
 
     def reason(self) -> str:
         """Why the worker is not ready; empty when it is."""
@@ -50,6 +52,7 @@ class Readiness:
     async def wait_for_leave(self) -> None:
         """Ends when nothing speaks against this worker's being ready any more; until then `hold` says what does."""
         silent_from = time.monotonic()
+        alone = Alone()
         while self.hold:
             try:
                 hints = await self._membership.generations.read()
@@ -57,14 +60,34 @@ class Readiness:
                 if own is not None:
                     silent_from = time.monotonic()
                     self.hold = own.hold
-                elif not await self._is_beside_another():
+                elif alone.seen(await self._leader_without_others() if not hints else "", time.monotonic()):
                     self.hold = ""
+                else:
+                    self.hold = NOT_KNOWN
             except RedisUnavailable as error:
+                alone = Alone()
                 self.hold = f"Redis does not say whether another numerics class serves: {error}"
             if time.monotonic() > silent_from + UNKNOWN_S:
                 self.hold = ""
             await asyncio.sleep(POLL_S if self.hold else 0)
 
-    async def _is_beside_another(self) -> bool:
+    async def _leader_without_others(self) -> str:
+        """Who leads, if Redis has no expert worker of another class; else empty."""
         workers = await self._membership.workers("expert")
-        return any(one.numerics_class != self._state.numerics_class for one in workers)
+        if any(one.numerics_class != self._state.numerics_class for one in workers):
+            return ""
+        return await self._membership.leader() or ""
+
+
+class Alone:
+    """Whether a worker's class is the only one, by looks at Redis. A Redis that has lost everything shows no other
+    class either, until every worker has renewed its lease and a router leads again: so one look is no evidence."""
+
+    def __init__(self) -> None:
+        self._leader, self._since = "", 0.0
+
+    def seen(self, leader: str, now: float) -> bool:
+        """Takes in a look: who leads while no other class is there, empty where one is, or nobody leads."""
+        if leader != self._leader:
+            self._leader, self._since = leader, now
+        return bool(leader) and now >= self._since + LOOKS_S

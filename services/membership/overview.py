@@ -18,6 +18,7 @@ class Overview:
 
     `desired`: the worker counts requested by users, by role. `warning`: the capacity shortage in words, empty when
     there is none. `lost`: how many experts are loaded on no worker for lack of capacity; requests wait for them.
+    `holds`: why new expert workers do not count as ready yet, by their numerics class, while one replaces another.
     """
 
     epoch: int = 0
@@ -25,6 +26,7 @@ class Overview:
     warning: str = ""
     lost: int = 0
     desired: dict[str, int] = field(default_factory=dict)
+    holds: dict[str, str] = field(default_factory=dict)
     workers: tuple[WorkerRecord, ...] = ()
 
     @classmethod
@@ -39,6 +41,7 @@ class Overview:
             warning=str(shortage) if shortage else "",
             lost=shortage.lost if shortage else 0,
             desired=await membership.desired(),
+            holds={one.numerics_class: one.hold for one in await membership.generations.read() if one.hold},
             workers=tuple(workers),
         )
 
@@ -52,12 +55,14 @@ class Overview:
         counts = desired if isinstance(desired, dict) else {}
         if not all(type(one) is int for one in (raw.get("epoch", 0), raw.get("lost", 0), *counts.values())):
             raise ValueError("epoch, lost or desired is no whole number")
+        holds = raw.get("holds")
         return cls(
             epoch=raw.get("epoch", 0),
             leader=str(raw.get("leader", "")),
             warning=str(raw.get("warning", "")),
             lost=raw.get("lost", 0),
             desired=counts,
+            holds={str(name): str(why) for name, why in holds.items()} if isinstance(holds, dict) else {},
             workers=tuple(WorkerRecord.from_json(json.dumps(worker)) for worker in raw["workers"]),
         )
 

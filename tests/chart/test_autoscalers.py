@@ -1,5 +1,6 @@
 """Autoscalers of the roles: HorizontalPodAutoscalers, and KEDA's ScaledObjects."""
 
+import jsonschema
 import pytest
 from support.chart_objects import Chart, find, of_kind
 
@@ -59,3 +60,38 @@ def test_keda_scales_to_0_with_a_query(chart: Chart) -> None:
         assert (spec["minReplicaCount"], spec["pollingInterval"]) == (0, 5)
         assert spec["triggers"][0]["metadata"]["query"] == "sum(x)"
         assert float(spec["triggers"][0]["metadata"]["threshold"]) == 70, "in the query's own unit"
+
+
+def _object(required: tuple[str, ...] = (), **properties: object) -> dict[str, object]:
+    return {"type": "object", "properties": properties, "required": list(required), "additionalProperties": False}
+
+
+INTEGER, STRING, STRINGS = {"type": "integer"}, {"type": "string"}, {"additionalProperties": {"type": "string"}}
+TRIGGER = _object(("type", "metadata"), type=STRING, metadata=STRINGS, metricType=STRING, name=STRING)
+# Fields of a ScaledObject in KEDA 2.17 that the chart may use, as its CRD has them; the API server drops any other.
+SCALED_OBJECT = _object(
+    ("scaleTargetRef", "triggers"),
+    scaleTargetRef=_object(("name",), apiVersion=STRING, kind=STRING, name=STRING),
+    minReplicaCount=INTEGER,
+    maxReplicaCount=INTEGER,
+    pollingInterval=INTEGER,
+    cooldownPeriod=INTEGER,
+    advanced=_object(horizontalPodAutoscalerConfig=_object(behavior={"type": "object"}, name=STRING)),
+    fallback=_object(
+        ("failureThreshold", "replicas"),
+        failureThreshold=INTEGER,
+        replicas=INTEGER,
+        behavior={"enum": ["static", "currentReplicas", "currentReplicasIfHigher", "currentReplicasIfLower"]},
+    ),
+    triggers={"type": "array", "minItems": 1, "items": TRIGGER},
+)
+
+
+@pytest.mark.parametrize("more", ["minReplicas=1", "minReplicas=0,pod.autoscaling.query=sum(x)", "queueTarget=9"])
+def test_scaled_objects_have_the_fields_of_kedas(chart: Chart, more: str) -> None:
+    """Metadata of triggers are strings, numbers included: the API server rejects others."""
+    objects = chart.render("pod.autoscaling.enabled=true,pod.autoscaling.kind=keda", f"pod.autoscaling.{more}")
+    scaled = of_kind(objects, "ScaledObject")
+    assert len(scaled) == 3
+    for thing in scaled:
+        jsonschema.validate(thing["spec"], SCALED_OBJECT)

@@ -24,8 +24,9 @@ def _frame(content: str, finish_reason: str | None = None) -> bytes:
 
 
 @contextmanager
-def _gateway(*frames: bytes, failing_probes: int = 0) -> Iterator[str]:
-    """Yields the URL of a gateway that fails so many readiness probes and then sends `frames` for each chat."""
+def _gateway(*frames: bytes, failing_probes: int = 0, key: str = "") -> Iterator[str]:
+    """Yields the URL of a gateway that fails so many readiness probes and then sends `frames` for each chat, with `key`
+    to whoever has it."""
     left = [failing_probes]
 
     class Handler(BaseHTTPRequestHandler):
@@ -36,6 +37,9 @@ def _gateway(*frames: bytes, failing_probes: int = 0) -> Iterator[str]:
         def do_POST(self) -> None:
             body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
             assert body["stream"] is True
+            if key and self.headers["Authorization"] != f"Bearer {key}":
+                self._respond(401, b'{"error":\n {"message": "no key"}}')
+                return
             self._respond(200, b"".join(frames))
 
         def _respond(self, status: int, body: bytes) -> None:
@@ -70,12 +74,13 @@ def test_the_pod_of_a_passed_test_is_deleted_once_helm_has_read_its_log(chart: C
     assert pod["metadata"]["annotations"]["helm.sh/hook-delete-policy"].split(",") == policies
 
 
-def _run(pod: Object, gateway: str) -> subprocess.CompletedProcess[str]:
+def _run(pod: Object, gateway: str, **secret: str) -> subprocess.CompletedProcess[str]:
     assert pod["command"] == ["python", "-u", "-c"]
-    env = {entry["name"]: entry["value"] for entry in pod["env"]}
+    env = {entry["name"]: entry["value"] for entry in pod["env"] if "value" in entry}
     assert env["GATEWAY"] == "http://caracal-router:8000"
+    assert {entry["name"] for entry in pod["env"] if "valueFrom" in entry} == secret.keys()
     command = [sys.executable, "-u", "-c", *pod["args"]]
-    environment = {**os.environ, **env, "GATEWAY": gateway}
+    environment = {**os.environ, **env, **secret, "GATEWAY": gateway}
     return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=30, check=False)
 
 
@@ -106,3 +111,36 @@ def test_an_error_event_fails_with_its_message(pod: Object) -> None:
         done = _run(pod, gateway)
     assert done.returncode != 0
     assert "no worker" in done.stderr
+
+
+KEYS = "router.apiKeys.existingSecret=keys"
+
+
+def test_with_api_keys_it_presents_the_one_that_is_meant_for_it(chart: Chart) -> None:
+    pod = containers(find(chart.render(KEYS, "router.apiKeys.testSecretKey=mine"), "Pod", "caracal-test")["spec"])[0]
+    assert pod["env"][-1]["valueFrom"] == {"secretKeyRef": {"name": "keys", "key": "mine"}}
+    with _gateway(_frame("Hello", "stop"), DONE, key="sk-1") as gateway:
+        done = _run(pod, gateway, API_KEY="sk-1\n")
+        other = _run(pod, gateway, API_KEY="sk-2")
+    assert done.returncode == 0, done.stderr
+    assert other.stderr == 'the gateway answers 401: {"error": {"message": "no key"}}\n'
+
+
+def test_without_a_key_where_one_is_needed_one_line_says_what_to_do(chart: Chart) -> None:
+    pod = containers(find(chart.render(KEYS), "Pod", "caracal-test")["spec"])[0]
+    with _gateway(_frame("Hello", "stop"), DONE, key="sk-1") as gateway:
+        done = _run(pod, gateway)
+    assert done.returncode == 1
+    assert done.stderr.count("\n") == 1
+    assert done.stderr.endswith("name a key for this test in router.apiKeys.testSecretKey\n")
+
+
+def test_it_runs_where_routers_do(chart: Chart) -> None:
+    objects = chart.render(
+        "pod.nodeSelector.pool=all,router.nodeSelector.disk=fast",
+        "router.tolerations[0].key=team,router.image.repository=gateway,router.image.pullPolicy=Always",
+    )
+    spec = find(objects, "Pod", "caracal-test")["spec"]
+    assert spec["nodeSelector"] == {"pool": "all", "disk": "fast"}
+    assert spec["tolerations"] == [{"key": "team"}]
+    assert (spec["containers"][0]["image"], spec["containers"][0]["imagePullPolicy"]) == ("gateway:0.1.0", "Always")

@@ -78,6 +78,17 @@ def test_a_claim_is_filled_by_one_job_for_which_pods_wait(chart: Chart) -> None:
         assert model_volume(pod(objects, role))["persistentVolumeClaim"]["readOnly"] is True
 
 
+def test_a_claim_is_compared_with_its_digests_by_another_job(chart: Chart) -> None:
+    plain = chart.render(*CLAIM)
+    seen = {jobs_of(plain, "weights")}
+    for text in ("2026-12-01", "2026-12-02"):
+        objects = chart.render(*CLAIM, f"model.fetch.verify={text}")
+        assert dict(pod_specs(objects))[jobs_of(objects, "weights")]["containers"][0]["command"][-1] == "--verify"
+        seen.add(jobs_of(objects, "weights"))
+        assert all(pod(objects, role) == pod(plain, role) for role in ROLES), "no pod restarts for it"
+    assert len(seen) == 3
+
+
 def test_a_claim_of_yours_is_used_as_it_is(chart: Chart) -> None:
     objects = chart.render(*CLAIM, "model.fetch.claim.existing=mine")
     assert not of_kind(objects, "PersistentVolumeClaim")
@@ -162,12 +173,50 @@ def test_only_who_fetches_may_leave_the_cluster(chart: Chart) -> None:
         egress = find(objects, "NetworkPolicy", f"caracal-{name}")["spec"]["egress"]
         return [port["port"] for rule in egress if "to" not in rule for port in rule["ports"] if port["port"] != 53]
 
-    ports = "model.fetch.ports={443,9000}"
-    assert open_ports(chart.render(S3, ports), "default-deny") == [443, 9000]
-    claim = chart.render(*CLAIM, ports)
+    assert open_ports(chart.render(S3, "model.fetch.ports={8443}"), "default-deny") == [8443, 9000]
+    claim = chart.render(*CLAIM)
     assert open_ports(claim, "default-deny") == []
-    assert open_ports(claim, "weights") == [443, 9000]
+    assert open_ports(claim, "weights") == [443]
     assert open_ports(chart.render(), "default-deny") == []
+
+
+HUB, BUCKET, MINIO = f"model.uri={URI}", "model.uri=s3://weights/flash", "model.fetch.endpoint=http://minio:9000"
+PROXY = "model.fetch.proxy=http://user:secret@proxy:3128"
+
+
+@pytest.mark.parametrize(
+    ("values", "ports"),
+    [
+        ((HUB,), [443]),
+        ((HUB, "model.fetch.endpoint=http://hub"), [80]),
+        ((BUCKET, MINIO), [9000]),
+        ((BUCKET, MINIO, PROXY), [3128]),
+        ((BUCKET, MINIO, PROXY, "model.fetch.noProxy=minio"), [3128, 9000]),
+        ((HUB, "model.fetch.proxy=https://proxy/"), [443]),
+        (("model.uri=https://models.example.com:8443/flash",), [8443]),
+        ((BUCKET, "model.fetch.manifest=https://[fd00::1]:8444/m"), [443, 8444]),
+        ((BUCKET, "model.fetch.manifest=s3://weights/m"), [443]),
+    ],
+)
+def test_the_ports_are_those_of_the_source_or_the_proxy(
+    chart: Chart, values: tuple[str, ...], ports: list[int]
+) -> None:
+    """What is fetched from a port that the policy blocks waits for ever."""
+    for mode, name in (("pods", "default-deny"), ("claim", "weights")):
+        egress = find(chart.render(*values, f"model.fetch.mode={mode}"), "NetworkPolicy", f"caracal-{name}")["spec"]
+        found = [rule["ports"] for rule in egress["egress"] if "to" not in rule]
+        assert found == [[{"protocol": "TCP", "port": port} for port in ports]]
+
+
+def test_who_has_no_keys_of_a_bucket_reaches_the_metadata_service(chart: Chart) -> None:
+    def links(*values: str) -> list[list[int]]:
+        egress = find(chart.render(*values), "NetworkPolicy", "caracal-default-deny")["spec"]["egress"]
+        return [
+            [port["port"] for port in rule["ports"]] for rule in egress if "169.254.0.0/16" in str(rule.get("to", []))
+        ]
+
+    assert links(BUCKET) == links("model.uri=gs://weights/flash") == [[80, 988]]
+    assert links(S3) == links(HUB) == links() == []
 
 
 @pytest.mark.parametrize(
@@ -181,6 +230,7 @@ def test_only_who_fetches_may_leave_the_cluster(chart: Chart) -> None:
         ("model.uri=https://host/x,model.fetch.endpoint=https://x", "https:// names it"),
         ("model.uri=gs://bucket,model.fetch.endpoint=https://x", "has no other"),
         (f"model.uri={URI},model.fetch.mode=sometimes", "mode"),
+        (f"model.uri={URI},model.fetch.verify=now", "a pod that starts anew"),
         (f"model.uri={URI},model.fetch.claim.size=lots", "size"),
     ],
 )

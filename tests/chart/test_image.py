@@ -132,3 +132,23 @@ def test_gateway_target_has_no_torch() -> None:
     text = (REPOSITORY / "Dockerfile").read_text()
     gateway = text[text.index("AS gateway-build") : text.index("AS worker-build")]
     assert "torch" not in gateway.partition("# Torch")[0]
+
+
+def test_one_archive_may_have_several_images_of_the_same_files(folders: list[Path], tmp_path: Path) -> None:
+    output = tmp_path / "image.tar"
+    write_archive(output, "name:1", {"Env": ["A=1"]}, folders, tmp_path / "work", {"name:2": {"Env": ["A=2"]}})
+    with tarfile.open(output) as archive:
+        index_file = archive.extractfile("index.json")
+        assert index_file is not None
+        found = {}
+        for descriptor in json.load(index_file)["manifests"]:
+            manifest = json.loads(_blob(archive, descriptor))
+            config = json.loads(_blob(archive, manifest["config"]))["config"]
+            found[descriptor["annotations"]["io.containerd.image.name"]] = config, manifest["layers"]
+        names = archive.getnames()
+    assert {name: config for name, (config, _) in found.items()} == {
+        "docker.io/library/name:1": {"Env": ["A=1"]},
+        "docker.io/library/name:2": {"Env": ["A=2"]},
+    }
+    assert len({json.dumps(layers) for _, layers in found.values()}) == 1
+    assert len(names) == len(set(names)), "each layer is there once"

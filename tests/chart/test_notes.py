@@ -40,3 +40,9 @@ def test_the_notes_warn_of_a_single_expert_pod(chart: Chart) -> None:
 def test_the_notes_show_the_published_address(chart: Chart) -> None:
     notes = _notes(chart, "--set", "ingress.enabled=true,ingress.hosts={a.example.com}")
     assert "From outside: http://a.example.com/v1\n" in notes
+
+
+def test_the_notes_say_that_a_picker_shows_no_key(chart: Chart) -> None:
+    pool = "inferencePool.enabled=true,inferencePool.endpointPicker.name=picker"
+    assert "an endpoint picker shows none" not in _notes(chart, "--set", pool)
+    assert "an endpoint picker shows none" in _notes(chart, "--set", f"{pool},router.apiKeys.existingSecret=keys")

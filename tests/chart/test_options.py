@@ -253,6 +253,23 @@ def test_every_process_logs_at_the_level_of_the_values(chart: Chart) -> None:
         assert len(found) == 6, "three roles, two Jobs and the CronJob"
 
 
+def test_who_fetches_and_removes_weights_logs_at_that_level(chart: Chart) -> None:
+    objects = chart.render("logLevel=WARNING,model.uri=hf://org/name@abc,model.fetch.mode=claim")
+    specs = dict(pod_specs(objects))
+    own = [
+        spec["containers"][0]
+        for name, spec in specs.items()
+        if name.startswith(("Job/caracal-weights-", "Job/caracal-prune-"))
+    ]
+    waiting = [
+        spec["initContainers"][0]
+        for name, spec in specs.items()
+        if name.partition("/")[0] in WORKLOADS and "initContainers" in spec
+    ]
+    assert (len(own), len(waiting)) == (2, 3)
+    assert {environment(each)["CARACAL_LOG_LEVEL"]["value"] for each in (*own, *waiting)} == {"WARNING"}
+
+
 def test_pods_leave_a_lost_node_after_the_seconds_given(chart: Chart) -> None:
     def seconds(*values: str) -> dict[str, int | None]:
         given = _pod(chart.render(*values), "router").get("tolerations", [])

@@ -4,16 +4,19 @@ import pytest
 from support.chart_objects import WORKLOADS, Chart, Object, environment, find, jobs_of, of_kind, pod_specs
 
 from k8s.tools.helm import HelmRejected
+from k8s.tools.values import CHART
 from services.replicas.settings import ReplicaSettings, Workload
 
 pytestmark = pytest.mark.processes
 
+RUNBOOKS = CHART.parent / "docs/runbooks.md"
 ROLES = {"router": "Deployment", "attention": "StatefulSet", "expert": "StatefulSet"}
 
 
 def _replicas(objects: list[Object]) -> dict[str, int]:
+    """Of the release's own Redis as well, which `kubectl scale` switches off when the release moves to another."""
     found = {item["metadata"]["name"]: item["spec"].get("replicas") for item in of_kind(objects, *WORKLOADS)}
-    return {name: count for name, count in found.items() if count is not None and name != "caracal-redis"}
+    return {name: count for name, count in found.items() if count is not None}
 
 
 def _settings(objects: list[Object]) -> ReplicaSettings:
@@ -33,6 +36,14 @@ def test_a_number_in_the_values_is_rendered_and_marked(chart: Chart) -> None:
     assert _replicas(objects) == {"caracal-expert": 3}
     assert find(objects, "StatefulSet", "caracal-expert")["metadata"]["annotations"] == {"caracal/values-replicas": "3"}
     assert "annotations" not in find(objects, "StatefulSet", "caracal-attention")["metadata"]
+
+
+def test_rendered_without_a_cluster_a_number_that_is_given_away_is_gone(chart: Chart) -> None:
+    """Only Helm sees the live one: tools that render and apply hand it over in two commands of docs/runbooks.md."""
+    assert _replicas(chart.render("expert.replicas=3", "expert.replicas=null")) == {}
+    text = " ".join(RUNBOOKS.read_text().split())
+    assert "kubectl apply --server-side --field-manager=scaling" in text
+    assert "kubectl annotate statefulset/caracal-expert kubectl.kubernetes.io/last-applied-configuration-" in text
 
 
 def test_the_job_begins_with_what_nobody_else_sets(chart: Chart) -> None:

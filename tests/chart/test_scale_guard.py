@@ -76,9 +76,9 @@ def test_routers_may_remove_the_pods_of_lost_nodes_where_that_is_allowed(chart: 
     assert ["get", "list", "delete"] in [rule["verbs"] for rule in role["rules"] if rule["resources"] == ["pods"]]
     env = environment(dict(pod_specs(objects))["Deployment/caracal-router"]["containers"][0])
     same, components = env["CARACAL_LOST_PODS"]["value"].split(",", 2)[:2], env["CARACAL_LOST_PODS"]["value"]
-    assert components.endswith("app.kubernetes.io/component in (attention,expert)")
-    for name in ("caracal-attention", "caracal-expert"):
-        labels = find(objects, "StatefulSet", name)["spec"]["template"]["metadata"]["labels"]
+    assert components.endswith("app.kubernetes.io/component in (attention,expert,redis)")
+    for kind, name in (("StatefulSet", "attention"), ("StatefulSet", "expert"), ("Deployment", "redis")):
+        labels = find(objects, kind, f"caracal-{name}")["spec"]["template"]["metadata"]["labels"]
         assert all(f"{key}={labels[key]}" in same for key in ("app.kubernetes.io/name", "app.kubernetes.io/instance"))
 
 

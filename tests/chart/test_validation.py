@@ -9,6 +9,13 @@ from k8s.tools.values import CHART
 pytestmark = pytest.mark.processes
 
 TYPOS = (
+    "redis.pdb.enabled=true",
+    "redis.serviceAnnotations.a=b",
+    "redis.minReadySeconds=1",
+    "redis.updateStrategy.type=RollingUpdate",
+    "redis.autoscaling.enabled=true",
+    "redis.threads=1",
+    "router.threads=1",
     "expert.replicaCuont=3",
     "replicas=3",
     "router.drain.timeoutSecond=1",
@@ -49,6 +56,9 @@ WRONG_TYPES = (
     "externalRedis.url=http://redis",
     "pod.accelerator.usablePercent=0",
     "expert.resources.limits.memory=4Gib",
+    "expert.resources.limits.memory=500m",
+    "model.fetch.resources.requests.memory=500m",
+    "pod.resources.requests.ephemeral-storage=1m",
     "pod.resources.requests.cpu=half",
     "router.resources.request.cpu=1",
     "redis.resources.limits.memory=4 Gi",
@@ -57,7 +67,11 @@ WRONG_TYPES = (
     "router.initialReplicas=0",
     "model.hf.sizeLimit=20Gi",
     "model.fetch.connections=0",
-    "model.fetch.ports={}",
+    "model.fetch.ports={0}",
+)
+TO_ZERO = (
+    "expert.autoscaling.enabled=true,expert.autoscaling.kind=keda,expert.autoscaling.minReplicas=0,"
+    "expert.autoscaling.query=sum(x)"
 )
 # Values, and what the message must contain.
 REJECTED = {
@@ -100,7 +114,14 @@ REJECTED = {
     "expert.accelerator.count=1,expert.resourceClaims[0].name=gpu": "request its GPUs twice",
     "attention.tp=2,attention.accelerator.count=4": "every rank needs one GPU of its own",
     "image.tag=latest": "cannot be rolled back",
-    "router.image.tag=latest": "cannot be rolled back",
+    "router.image.tag=latest": "The image of router has the tag",
+    "redis.image.tag=latest": "The image of redis has the tag",
+    "redis.enabled=false,externalRedis.url=redis://r:6379/0?password=secret": "contains a password",
+    "nextRedis.url=redis+sentinel://a/m?x=1&sentinel_password=s": "contains a password",
+    "expert.resources.requests.memory=5Gi": "expert.resources.requests.memory is 5Gi, above the limit 4Gi",
+    "redis.resources.limits.cpu=1,redis.resources.requests.cpu=1500m": "redis.resources.requests.cpu is 1500m",
+    "model.fetch.resources.limits.memory=1000M": "model.fetch.resources.requests.memory is 1Gi, above the limit 1000M",
+    f"{TO_ZERO},scaleGuard.enabled=true": "scaleGuard rejects every scale of experts to 0",
 }
 
 
@@ -133,3 +154,20 @@ def test_contradictions_are_rejected_with_a_message(chart: Chart, values: str) -
     with pytest.raises(HelmRejected) as rejection:
         chart.render(values)
     assert REJECTED[values] in str(rejection.value)
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        f"image.tag=latest,image.digest=sha256:{'0' * 64}",
+        "redis.enabled=false,externalRedis.existingSecret=mine,redis.image.tag=latest",
+        "model.fetch.claim.size=2Pi",
+        "expert.resources.requests.memory=4Gi",
+        "expert.resources.requests.memory=4294967296",
+        "expert.resources.requests.memory=4e9",
+        "expert.resources.requests.cpu=0.5,expert.resources.limits.cpu=500m",
+        f"{TO_ZERO},scaleGuard.enabled=false",
+    ],
+)
+def test_what_is_right_is_not_rejected(chart: Chart, values: str) -> None:
+    assert chart.render(values)

@@ -162,3 +162,11 @@ def test_processes_say_it_as_well(tmp_path: Path) -> None:
         done = command(user, *words)  # bytes that are no text
         assert (done.returncode, bool(one_line(done))) == (code, True)
         assert done.stdout == ""
+
+
+@pytest.mark.parametrize("words", [("fetch", "hf://org/model@v1", "m"), ("prune", "m"), ("manifest", "s3://weights/m")])
+def test_a_log_level_that_is_none_ends_a_command_of_a_job(
+    line_of: Line, monkeypatch: pytest.MonkeyPatch, words: tuple[str, ...]
+) -> None:
+    monkeypatch.setenv("CARACAL_LOG_LEVEL", "loud")
+    assert line_of(*words) == "caracal: CARACAL_LOG_LEVEL is 'LOUD': must be DEBUG, INFO, WARNING or ERROR\n"

@@ -7,7 +7,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
-from support.kube_api import FakeApi, warning
+from support.kube_api import FakeApi, job, job_pod, warning
 from support.kube_command import run
 
 QUOTA = 'create Pod caracal-expert-1 in StatefulSet caracal-expert failed error: pods "caracal-expert-1" is forbidden'
@@ -120,3 +120,51 @@ def test_a_warning_about_an_earlier_pod_of_the_name_is_not_shown(api: FakeApi) -
         assert "of the first" not in _status()
     api.events = 200, {"items": [warning("caracal-expert-0", "FailedMount", "of this one", now(), uid="second")]}
     assert "of this one" in _status()
+
+
+def test_a_job_that_fails_is_reported_with_the_last_line_of_its_pod(api: FakeApi) -> None:
+    """Pods wait in ContainerCreating for what it makes, and their own Events name only a missing key."""
+    certificates = job("certificates", "1a", now(), failed=2, active=1)
+    line = "Secret caracal-mtls-ca: 403 Forbidden"
+    ended = {"terminated": {"exitCode": 1, "reason": "Error", "message": line}}
+    api.jobs = [certificates, job("replicas", "2b", now(), succeeded=1)]
+    api.job_pods = [job_pod(certificates, {"waiting": {"reason": "CrashLoopBackOff", "message": "back-off"}}, ended)]
+    assert f"caracal-certificates-1a: {line} (Error, exit code 1)\n" in _status()
+    (found,) = json.loads(_status("--json"))["jobs"]
+    assert found["name"] == "caracal-certificates-1a"
+
+
+def test_a_job_that_has_given_up_is_reported_and_an_older_one_is_not(api: FakeApi) -> None:
+    failed = {"type": "Failed", "status": "True", "reason": "BackoffLimitExceeded", "message": "reached the limit"}
+    api.jobs = [
+        job("weights", "new", now(), failed=31, conditions=[failed]),
+        job("certificates", "old", _ago(days=1), failed=11, conditions=[failed]),
+        job("certificates", "new", now(), succeeded=1),
+    ]
+    output = _status()
+    assert "caracal-weights-new: BackoffLimitExceeded: reached the limit\n" in output
+    assert "caracal-certificates" not in output
+
+
+def test_a_job_whose_pod_cannot_be_created_has_an_event(api: FakeApi) -> None:
+    api.jobs = [job("replicas", "2b", now())]
+    api.events = 200, {"items": [warning("caracal-replicas-2b", "FailedCreate", "exceeded quota", now(), "Job")]}
+    assert "caracal-replicas-2b: FailedCreate: exceeded quota\n" in _status()
+
+
+def test_a_job_that_runs_is_no_failure(api: FakeApi) -> None:
+    """Terabytes take hours."""
+    weights = job("weights", "3c", now(), active=1)
+    pod = job_pod(weights, {"running": {"startedAt": now()}})
+    pod["status"]["conditions"] = [{"type": "Ready", "status": "True"}]
+    api.jobs, api.job_pods = [weights], [pod]
+    assert "caracal-weights" not in _status()
+
+
+def test_status_says_what_holds_the_pods_of_another_class(api: FakeApi) -> None:
+    """The kubelet says only that their readiness probe fails."""
+    why = "attention-0 of numerics class old still need their last experts"
+    status, overview = api.proxied
+    api.proxied = status, overview | {"holds": {"new": why}}
+    assert f"expert workers of numerics class new do not count as ready yet: {why}\n" in _status()
+    assert json.loads(_status("--json"))["cluster"]["holds"] == {"new": why}

@@ -82,7 +82,15 @@ def check_outsiders(cluster: ClusterUnderTest) -> None:
     assert raised.value.code() is grpc.StatusCode.UNAVAILABLE
     for worker in (expert, *cluster.records("attention")):  # as Kubernetes asks, without a certificate
         for path in ("ready", "health/startup", "health/readiness", "health/liveness"):
-            assert httpx2.get(f"http://{worker.metrics_address}/{path}").status_code == 200, path
+            wait_for_yes(f"http://{worker.metrics_address}/{path}")
+
+
+def wait_for_yes(url: str) -> None:
+    """An expert worker says no until it has seen twice that no other numerics class serves."""
+    until = time.monotonic() + 10
+    while (answer := httpx2.get(url)).status_code != 200:
+        assert time.monotonic() < until, (url, answer.text)
+        time.sleep(0.2)
 
 
 def renew(cluster: ClusterUnderTest, folder: Path) -> None:

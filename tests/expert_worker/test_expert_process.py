@@ -22,6 +22,7 @@ from support.broken_checkpoint import edit_tensor
 from support.tiny_checkpoint import make_checkpoint
 from support.worker_processes import Store, place_everything, ready, redis_store, spawn
 
+from services.expert_worker.readiness import NOT_KNOWN
 from services.expert_worker.settings import ExpertSettings
 from services.membership.record import WorkerRecord
 from services.membership.redis import Membership
@@ -186,11 +187,21 @@ def test_experts_that_cannot_be_read_end_a_worker_that_has_no_others(
         worker.communicate()
 
 
+def await_ready(lease: dict[str, Any], wanted: tuple[int, dict[str, str]]) -> None:
+    """Waits until the worker's /ready says that."""
+    deadline = time.monotonic() + 10
+    while ready(lease) != wanted and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert ready(lease) == wanted
+
+
 def test_ready_and_the_log_say_why_it_may_not_drain(checkpoint: Path, store: Store) -> None:
     worker = spawn("expert", MODEL=str(checkpoint), REDIS_URL=store.url, WORKER_ID="expert-0", DRAIN_TIMEOUT_S="4")
     try:
         lease = store.await_record("expert", "expert-0")
-        assert ready(lease) == (503, {"status": "not ready", "reason": "no placement yet"})
+        assert ready(lease) == (503, {"status": "not ready", "reason": NOT_KNOWN})
+        store.client.set("caracal:leader", "router-0/b", px=60_000)
+        await_ready(lease, (503, {"status": "not ready", "reason": "no placement yet"}))
         place_everything(store, lease, layers=2, experts=8, epoch=1)
         assert ready(lease) == (200, {"status": "ready"})
         store.client.set("caracal:shortage", CapacityShortage("no capacity", {"expert-9": 3}).to_json())
@@ -202,10 +213,7 @@ def test_ready_and_the_log_say_why_it_may_not_drain(checkpoint: Path, store: Sto
         )
         store.client.set("caracal:shortage", CapacityShortage("no capacity", {"expert-0": 16}).to_json())
         explained = 503, {"status": "not ready", "reason": f"draining: {reason}: no capacity"}
-        deadline = time.monotonic() + 10
-        while ready(lease) != explained and time.monotonic() < deadline:
-            time.sleep(0.05)
-        assert ready(lease) == explained
+        await_ready(lease, explained)
         with urllib.request.urlopen(f"http://{lease['metrics_address']}/metrics", timeout=5) as page:
             assert "caracal_expert_loaded_experts 16.0" in page.read().decode()
         logged = [json.loads(line) for line in end(worker).splitlines()]

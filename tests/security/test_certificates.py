@@ -20,6 +20,7 @@ from services.certificates.renewal import (
     KEY,
     LEFT,
     NEXT_CERT,
+    ROTATE,
     SPREAD,
     BadAuthority,
     authorities,
@@ -195,3 +196,22 @@ def test_the_next_authority_is_believed_before_it_issues() -> None:
     assert NEXT_CERT not in second
     assert second[BELIEVED] == second[CERT] + first[CERT], "those of the first are good until they are replaced"
     assert authorities(second, CLUSTER, START + VALID + datetime.timedelta(days=1))[BELIEVED] == second[CERT]
+
+
+def test_an_authority_is_replaced_at_once_where_somebody_asks_for_it(
+    api: SecretsApi, secrets: Secrets, settings: CertificateSettings
+) -> None:
+    """In the steps of docs/runbooks.md: believed by all from now on, issuing a day later; asked for once."""
+    renew(secrets, settings)
+    first = api.data(NAMES[0])
+    api.fill(NAMES[0], first | {ROTATE: b"yes"})
+    renew(secrets, settings)
+    both = api.data(NAMES[0])
+    assert ROTATE not in both
+    assert both[CERT] == first[CERT]
+    assert both[BELIEVED] == first[CERT] + both[NEXT_CERT]
+    assert all(api.data(name)[BELIEVED] == both[BELIEVED] for name in NAMES[1:])
+    assert authorities(both | {ROTATE: b"yes"}, CLUSTER, now()) == both, "there is a next one already"
+    later = authorities(both, CLUSTER, now() + SPREAD + datetime.timedelta(hours=1))
+    assert later[CERT] == both[NEXT_CERT]
+    assert later.keys() == first.keys()

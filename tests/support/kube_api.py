@@ -8,6 +8,7 @@ from urllib.parse import parse_qsl, unquote
 from support.json_server import JsonHandler, JsonServer
 
 CORE, APPS = "/api/v1/namespaces/models", "/apis/apps/v1/namespaces/models"
+BATCH = "/apis/batch/v1/namespaces/models"
 POLLS = 2  # a new pod is not ready, and a deleted one still listed, for so many polls
 
 
@@ -32,6 +33,8 @@ class FakeApi(JsonServer):
         ] = {}  # role -> fields that replace those of its workload's status
         self.identities: dict[str, dict[str, Any]] = {}  # pod -> further fields of its metadata
         self.events: tuple[int, Any] = 200, {"items": []}
+        self.jobs: list[dict[str, Any]] = []
+        self.job_pods: list[dict[str, Any]] = []  # pods of Jobs
         self.logs: dict[str, str] = {}  # pod -> its log
         self.overwritten_by: int | None = None  # the count another client sets right after each patch of a scale
         self.start(attention=1, expert=1)
@@ -112,7 +115,9 @@ class Handler(JsonHandler):
         elif path == f"{APPS}/deployments":
             self._list(query, self.server.workloads("router"))
         elif path == f"{CORE}/pods":
-            self._list(query, self.server.pods())
+            self._list(query, self.server.pods() + self.server.job_pods)
+        elif path == f"{BATCH}/jobs" and self.server.jobs:
+            self._list(query, self.server.jobs)
         elif path.startswith(f"{CORE}/pods/") and path.endswith("/log"):
             self._log(path.removeprefix(f"{CORE}/pods/").removesuffix("/log"), dict(parse_qsl(query)))
         elif path == f"{CORE}/events":
@@ -157,6 +162,21 @@ def warning(name: str, reason: str, message: str, seen: str, kind: str = "Pod", 
     """Returns an Event about a pod, or an object of another kind; `seen` is its time as the API writes it."""
     about = {"kind": kind, "name": name} | ({"uid": uid} if uid else {})
     return {"metadata": {}, "involvedObject": about, "reason": reason, "message": message, "lastTimestamp": seen}
+
+
+def job(component: str, digest: str, made: str, **status: Any) -> dict[str, Any]:
+    """Returns a Job of the release; `made` is the time of its creation as the API writes it."""
+    metadata = {"name": f"caracal-{component}-{digest}", "labels": _labels("caracal", component)}
+    return {"metadata": metadata | {"creationTimestamp": made}, "spec": {"template": {}}, "status": status}
+
+
+def job_pod(of: dict[str, Any], state: dict[str, Any], last: dict[str, Any] | None = None) -> dict[str, Any]:
+    """Returns the pod of a Job, whose container is in that state, and was in `last` before."""
+    name = of["metadata"]["name"]
+    labels = of["metadata"]["labels"] | {"batch.kubernetes.io/job-name": name}
+    container = _container(state) | ({"lastState": last} if last else {})
+    status = {"phase": "Running", "conditions": [], "containerStatuses": [container]}
+    return {"metadata": {"name": f"{name}-x7", "labels": labels}, "spec": {"containers": []}, "status": status}
 
 
 def _labels(release: str, role: str) -> dict[str, str]:

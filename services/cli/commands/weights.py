@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -46,7 +47,6 @@ def fetch(
         usage_error("--wait goes with --no-weights alone")
     if slices and (no_weights or verify):
         usage_error("--slices goes with neither --no-weights nor --verify")
-    from services.process.telemetry import configure_logging
     from services.weights.address import parse_address
     from services.weights.errors import BadSource, FetchError
     from services.weights.fetch import Options
@@ -56,7 +56,7 @@ def fetch(
     from services.weights.stores import open_source
     from services.weights.waiting import wait_until_complete
 
-    configure_logging("fetch")
+    _configure_logging("fetch")
     try:
         where = parse_address(address)
     except BadSource as error:
@@ -77,6 +77,19 @@ def fetch(
             run(source, Folder(folder), options)
     except FetchError as error:
         fail(str(error))
+
+
+def _configure_logging(command: str) -> None:
+    """Logs from the level of CARACAL_LOG_LEVEL on. Ends the program where that is none."""
+    from services.process.settings import InvalidSetting, ServiceSettings
+    from services.process.telemetry import configure_logging
+
+    level = (os.environ.get("CARACAL_LOG_LEVEL") or "INFO").upper()
+    try:
+        ServiceSettings.check("log_level", level)
+    except InvalidSetting as error:
+        usage_error(str(error))
+    configure_logging(command, level=level)
 
 
 def _manifest_at(place: str) -> Manifest:
@@ -153,12 +166,12 @@ def _manifest_of(address: str, connections: int, *, blocks: bool) -> Manifest:
         usage_error(str(error))
     from tempfile import TemporaryDirectory
 
-    from services.process.telemetry import configure_logging, progress
+    from services.process.telemetry import progress
     from services.weights.fetch import Options
     from services.weights.remote_manifest import manifest_of_source
     from services.weights.stores import open_source
 
-    configure_logging("manifest")
+    _configure_logging("manifest")
     source, options = open_source(where), Options(connections=connections)
     with TemporaryDirectory(prefix="caracal-manifest-") as scratch, progress("reading weights") as report:
         return manifest_of_source(source, Path(scratch), options, report, blocks=blocks)
@@ -172,12 +185,11 @@ def prune(
 
     What a pod of the namespace names stays, and so does what `caracal fetch` has not made.
     """
-    from services.process.telemetry import configure_logging
     from services.weights.errors import FetchError
     from services.weights.pods import Pods, PodsUnavailable
     from services.weights.prune import prune as run
 
-    configure_logging("prune")
+    _configure_logging("prune")
     try:
         removed = run(folder, keep, Pods.in_cluster().specs)
     except (FetchError, PodsUnavailable) as error:

@@ -36,6 +36,13 @@ class Warnings:
                 return _text(seen, event)
         return ""
 
+    def about(self, kind: str, name: str) -> str:
+        """The newest about an object of another kind; empty when there is none."""
+        for seen, event in self._events:
+            if (event.involved_object.kind, event.involved_object.name) == (kind, name):
+                return _text(seen, event)
+        return ""
+
     def why_not_created(self, workload: Any) -> str:
         """Why pods of a StatefulSet or Deployment that it should have do not exist; empty when they do."""
         conditions = workload.status.conditions or ()

@@ -12,6 +12,7 @@ from typing import Any
 from services.cli.gateway_client import key_headers, overview_of, reason_of
 from services.cli.kube.diagnosis import grouped, is_ready, keeping_back, not_ready_reason, role_of
 from services.cli.kube.events import Warnings
+from services.cli.kube.jobs import failing
 from services.cli.kube.kubeconfig import connect, one_line
 from services.cli.run_state import NoCluster
 from services.cli.scale import Outcome
@@ -50,7 +51,7 @@ class Release:
         api, own = connect(context)
         from kubernetes import client
 
-        self._core, self._apps = client.CoreV1Api(api), client.AppsV1Api(api)
+        self._core, self._apps, self._batch = client.CoreV1Api(api), client.AppsV1Api(api), client.BatchV1Api(api)
         self.namespace = namespace or own or "default"
         self.context = context
         self.name = self._choose(release)
@@ -111,16 +112,27 @@ class Release:
         """
         waiting = [pod for pod in pods if not is_ready(pod)]
         lacking = [one for one in workloads if (one.status.ready_replicas or 0) != (one.spec.replicas or 0)]
-        warnings = Warnings()
-        if waiting or lacking:
-            with suppress(NoCluster), self._calls():
-                warnings = Warnings(
-                    self._core.list_namespaced_event(
-                        self.namespace, field_selector="type=Warning", _request_timeout=self._timeout_s
-                    ).items
-                )
+        warnings = self._warnings() if waiting or lacking else Warnings()
         found = {_name(one): warnings.why_not_created(one) for one in lacking}
         return found | {_name(pod): not_ready_reason(pod, warnings.of_pod(pod)) for pod in waiting}
+
+    def failing_jobs(self) -> dict[str, str]:
+        """Why Jobs of the release fail, by their names; empty where RBAC does not let us list them."""
+        jobs: list[Any] = []
+        with suppress(NoCluster):
+            jobs = self._list(self._batch.list_namespaced_job, self.name)
+        if not [job for job in jobs if not job.status.succeeded]:
+            return {}
+        return failing(jobs, self._list(self._core.list_namespaced_pod, self.name), self._warnings())
+
+    def _warnings(self) -> Warnings:
+        """None where RBAC does not let us read Events."""
+        with suppress(NoCluster), self._calls():
+            events = self._core.list_namespaced_event(
+                self.namespace, field_selector="type=Warning", _request_timeout=self._timeout_s
+            )
+            return Warnings(events.items)
+        return Warnings()
 
     def log(self, pod: str, tail: int | None, since_s: int | None, *, follow: bool = False) -> Iterator[str]:
         """Yields lines of a pod's log: the last `tail`, of the last `since_s` seconds; with `follow`, until it ends."""

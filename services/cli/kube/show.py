@@ -32,7 +32,7 @@ def show(release: Release, view: View = render, every: bool = False) -> bool:
     console.print(f"release {release.name} in namespace {release.namespace} of {release.context}", markup=False)
     console.print(FittingTable(("workload", "desired", "ready"), [_workload(one) for one in workloads]))
     console.print(FittingTable(POD_COLUMNS, _pods(pods, fold=not every), ("node", "restarts")))
-    for line in grouped(release.reasons(workloads, pods)):
+    for line in grouped(release.reasons(workloads, pods) | release.failing_jobs()):
         console.print(line, markup=False)
     return _show_workers(console, release, [pod for pod in pods if role_of(pod) == "router"], view)
 
@@ -63,6 +63,7 @@ def show_json(release: Release) -> bool:
             dict(zip(POD_COLUMNS, _pod(pod), strict=True)) | {"reason": reasons.get(pod.metadata.name, "")}
             for pod in pods
         ],
+        "jobs": [{"name": name, "reason": why} for name, why in release.failing_jobs().items()],
         "cluster": overview.to_dict() if overview else None,
         "serving": bool(routers) and not (overview and why),
         "not_ready_reason": why,
