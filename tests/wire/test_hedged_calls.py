@@ -115,6 +115,39 @@ def test_a_late_worker_with_the_only_replica_is_waited_for(
         assert (dispatcher.stats.total().hedges_won, dispatcher.suspects) == (0, 0)
 
 
+def test_a_late_call_goes_to_a_suspect_where_there_is_no_other(
+    checkpoint: Checkpoint, connect: Connect, two: list[Worker]
+) -> None:
+    gate, batch = gates(checkpoint)[0], batch_of(checkpoint)
+    expected = run(ReferenceDispatcher(checkpoint, DTYPE), 0, gate, batch)
+    with open_dispatcher(checkpoint, connect, hedging=HEDGING) as dispatcher:
+        dispatcher.apply(place(1, checkpoint, [w.endpoint for w in two], lambda layer, expert: [0, 1]))
+        knows(dispatcher, lambda: run(dispatcher, 0, gate, batch))
+        two[0].service.fault = drop
+        while not dispatcher.suspects:
+            run(dispatcher, 0, gate, batch)
+        won = dispatcher.stats.total().hedges_won
+        two[0].service.fault, two[1].service.fault = lambda reply: reply, drop
+        assert dispatcher.suspects == 1, "no probe says yet that it is well again"
+        assert torch.equal(run(dispatcher, 0, gate, batch), expected)
+        stats = dispatcher.stats.total()
+        assert (stats.hedges_won, stats.retries) == (won + 1, 0)
+
+
+def test_a_call_that_could_not_be_hedged_is_once_another_worker_has_answered(
+    checkpoint: Checkpoint, connect: Connect, two: list[Worker]
+) -> None:
+    gate, batch = gates(checkpoint)[0], batch_of(checkpoint)
+    expected = run(ReferenceDispatcher(checkpoint, DTYPE), 0, gate, batch)
+    with open_dispatcher(checkpoint, connect, hedging=HEDGING) as dispatcher:
+        dispatcher.apply(place(1, checkpoint, [w.endpoint for w in two], lambda layer, expert: [0, 1]))
+        knows(dispatcher, lambda: run(dispatcher, 0, gate, batch))
+        two[0].service.fault, two[1].service.fault = drop, late
+        assert torch.equal(run(dispatcher, 0, gate, batch), expected)
+        stats = dispatcher.stats.total()
+        assert (stats.hedges_won, stats.retries) == (1, 0)
+
+
 def test_hedges_keep_to_the_budget(checkpoint: Checkpoint, two: list[Worker]) -> None:
     """Every second reply of a worker is late, so that it never is so in a row; later than a call is at the start."""
     gate, batch = gates(checkpoint)[0], batch_of(checkpoint)

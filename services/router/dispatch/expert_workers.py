@@ -56,6 +56,7 @@ class ExpertWorkerPool:
         self._connect, self._refresh, self._device = connect, refresh, device
         self._sizes = num_layers, num_ffn
         self._table = self._view = RoutingTable.empty(num_layers, num_ffn)
+        self._replicated = False  # some expert of the table has several replicas
         self._links: dict[Key, Link] = {}
         self._scatterer = connect if isinstance(connect, Scatterer) else None
         self._linked: tuple[tuple[Key, ...], list[Link]] | None = None  # a table's workers, and their links
@@ -79,8 +80,13 @@ class ExpertWorkerPool:
 
     @property
     def hedges(self) -> bool:
-        """Whether overdue calls may be sent to other workers as well."""
-        return self.health.options.quantile > 0
+        """Whether overdue calls may be sent to other workers as well: to suspects, where there is no other."""
+        return self.health.options.quantile > 0 and self._replicated
+
+    @property
+    def convicted(self) -> frozenset[Key]:
+        """The workers that have computed wrongly."""
+        return self.shadow.convicted
 
     def messages_sent(self) -> int:
         """Calls that were made until now."""
@@ -96,12 +102,13 @@ class ExpertWorkerPool:
         with self._changed:
             if compiled.epoch > self._table.epoch:
                 self._table = self._view = compiled
+                self._replicated = compiled.replicated
                 self._close_later(set(self._links) - set(compiled.keys))
                 self.health.keep_only(compiled.keys)
                 self.shadow.keep_only(compiled.keys)
                 self._damaged = {key: times for key, times in self._damaged.items() if key in compiled.keys}
                 self._rebuild_view()
-                if compiled.replicated:
+                if self._replicated:
                     self.health.start()
                 self._changed.notify_all()
             return self._table.epoch
@@ -190,7 +197,7 @@ class ExpertWorkerPool:
 
     def _rebuild_view(self) -> None:
         with self._changed:
-            self._view = self._table.avoiding(self.health.suspects | self.shadow.convicted)
+            self._view = self._table.avoiding(self.health.suspects | self.convicted)
         if self._scatterer is not None:
             self._scatterer.outdate_sessions()
 

@@ -139,7 +139,7 @@ class MoEHandle:
 
     def _hedges_of(self, sent: SentBatch) -> list[Hedge]:
         """Waits as long as hedges may help; returns those that came first."""
-        if not (sent.replicated and self._pool.hedges and sent.messages):
+        if not (self._pool.hedges and sent.messages):
             return []
         return HedgedCalls(self._pool, self._batch, sent, self._timeouts.call_s, self._stats).wait()
 
