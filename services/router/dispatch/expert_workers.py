@@ -56,7 +56,6 @@ class ExpertWorkerPool:
         self._connect, self._refresh, self._device = connect, refresh, device
         self._sizes = num_layers, num_ffn
         self._table = self._view = RoutingTable.empty(num_layers, num_ffn)
-        self._replicated = False  # some expert of the table has several replicas
         self._links: dict[Key, Link] = {}
         self._scatterer = connect if isinstance(connect, Scatterer) else None
         self._linked: tuple[tuple[Key, ...], list[Link]] | None = None  # a table's workers, and their links
@@ -81,7 +80,7 @@ class ExpertWorkerPool:
     @property
     def hedges(self) -> bool:
         """Whether overdue calls may be sent to other workers as well: to suspects, where there is no other."""
-        return self.health.options.quantile > 0 and self._replicated
+        return self.health.hedges
 
     @property
     def convicted(self) -> frozenset[Key]:
@@ -102,13 +101,13 @@ class ExpertWorkerPool:
         with self._changed:
             if compiled.epoch > self._table.epoch:
                 self._table = self._view = compiled
-                self._replicated = compiled.replicated
+                self.health.replicated = compiled.replicated
                 self._close_later(set(self._links) - set(compiled.keys))
                 self.health.keep_only(compiled.keys)
                 self.shadow.keep_only(compiled.keys)
                 self._damaged = {key: times for key, times in self._damaged.items() if key in compiled.keys}
                 self._rebuild_view()
-                if self._replicated:
+                if compiled.replicated:
                     self.health.start()
                 self._changed.notify_all()
             return self._table.epoch

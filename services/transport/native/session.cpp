@@ -6,6 +6,7 @@
 #include <bit>
 #include <cerrno>
 #include <limits>
+#include <utility>
 
 #include "client.h"
 #include "greeting.h"
@@ -43,7 +44,6 @@ void Session::send(Call& call) {
     call.message = why_;
     return conclude(call, Outcome::kLost);
   }
-  silent_beats = 0;
   awaited_.push_back(&call);
   sending_.push_back(&call);
   if (sending_.size() == 1) send_waiting();
@@ -52,7 +52,9 @@ void Session::send(Call& call) {
 void Session::send_waiting() {
   while (!over() && !sending_.empty()) {
     Outgoing& out = sending_.front() ? sending_.front()->out : ping_;
+    const size_t left = out.left();
     if (!sender_.send_some(fd_, out)) return end(strerror(errno));
+    sends_ |= out.left() < left;
     if (sender_.unsent(out)) return;
     sending_.pop_front();
   }
@@ -61,13 +63,21 @@ void Session::send_waiting() {
 bool Session::receive() {
   if (over()) return false;
   const Read read = reader_.read(fd_, *this);
-  if (read == Read::kSome) silent_beats = 0;
+  if (read == Read::kSome) beats_ = 0;
   if (read == Read::kEnded) end(reader_.why());
   return read != Read::kNothing;
 }
 
+void Session::ask(double now) {
+  if (over()) return;
+  asked_s = now;
+  if (!sending_.empty() && std::exchange(sends_, false)) return;
+  if (beats_++ >= most_beats) return end("it has given no sign of life");
+  ping();
+}
+
 void Session::ping() {
-  if (over() || !sending_.empty()) return;
+  if (!sending_.empty()) return;
   ping_.clear();
   ping_.add(&ping_header_, sizeof ping_header_);
   sending_.push_back(nullptr);
