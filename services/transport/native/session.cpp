@@ -64,7 +64,7 @@ bool Session::receive() {
   if (over()) return false;
   const Read read = reader_.read(fd_, *this);
   if (read == Read::kSome) beats_ = 0;
-  if (read == Read::kEnded) end(reader_.why());
+  if (read == Read::kEnded) end(reader_.why(), reader_.damaged() ? Outcome::kDamaged : Outcome::kLost);
   return read != Read::kNothing;
 }
 
@@ -141,6 +141,10 @@ bool Session::begin(const Header& header, char*& at, const char*& why) {
   if (header.session != id_) return why = "a frame of another session came", false;
   if (header.kind == Kind::kPong) return why = "a sign of life has a body", header.body_bytes == 0;
   if (header.kind != Kind::kReply) return why = "a frame of a kind that callers do not receive came", false;
+  if (!header.call && header.status == Status::kDamaged) {
+    why = "a frame was damaged on its way there";
+    return end(why, Outcome::kDamaged), false;
+  }
   if (!header.call || header.call > last_call_) return why = "a reply to a call that was not made came", false;
   Call* call = find(header.call);
   if (header.status != Status::kOk) {
@@ -166,11 +170,14 @@ bool Session::complete(const Header& header, const char*& why) {
   if (!call) return true;  // given up meanwhile
   const bool ok = header.status == Status::kOk;
   const char* body = ok ? call->reply : message_;
-  if (crc32c(0, body, header.body_bytes) != header.body_crc) {
-    return refuse(*call, "the reply fails its checksum", why);
-  }
   if (std::find(sending_.begin(), sending_.end(), call) != sending_.end()) {
     return refuse(*call, "a reply came before its call was sent", why);
+  }
+  if (crc32c(0, body, header.body_bytes) != header.body_crc) {  // of this call alone: the next frame begins where it ends
+    awaited_.erase(std::find(awaited_.begin(), awaited_.end(), call));
+    call->message = "the reply fails its checksum";
+    conclude(*call, Outcome::kDamaged);
+    return true;
   }
   call->status = header.status;
   call->epoch = header.epoch;

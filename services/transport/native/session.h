@@ -13,8 +13,9 @@
 
 namespace caracal::wire {
 
-// kLost: the session ended first. kInvalid: the reply cannot be used. kLate: given up.
-enum class Outcome : uint8_t { kPending, kAnswered, kRejected, kLost, kInvalid, kLate };
+// kLost: the session ended first. kInvalid: the reply cannot be used. kLate: given up. kDamaged: the reply, or a frame that
+// ended the session, is not what was sent.
+enum class Outcome : uint8_t { kPending, kAnswered, kRejected, kLost, kInvalid, kLate, kDamaged };
 
 struct Exchange;
 
