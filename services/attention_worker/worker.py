@@ -45,6 +45,7 @@ from services.process.own_health import OwnHealth
 from services.process.standstill import Standstill
 from services.process.telemetry import show_redis
 from services.process.thread_name import name_this_thread
+from services.process.thread_watch import COMPILES_S, NOWHERE_S
 from services.router.dispatch.connect import connector, shadow_options
 from services.router.dispatch.moe_dispatcher import MoEDispatcher
 from services.router.dispatch.native_fanout import NativeOptions
@@ -59,6 +60,7 @@ from services.transport.spinning import spin_s, usable_cores
 
 log = structlog.get_logger(__name__)
 
+SLOWER = 4.0  # times what is known of a step, beyond which its thread gets nowhere
 MOVE_S = 5.0  # for the endings of evicted sequences to be delivered, and for the engine's thread to end
 
 
@@ -76,6 +78,7 @@ class AttentionWorker:
         self._identity = Identity(
             worker_id=settings.identity, boot_id=uuid.uuid4().hex, numerics_class=loaded.numerics.name
         )
+        self._on_gpu = loaded.model.device.type != "cpu"
         self._p2p_stats, self._native_stats = p2p.stats, native.stats
         key = settings.open_cluster_key()
         tls = settings.open_tls()
@@ -194,7 +197,7 @@ class AttentionWorker:
             self._tables.run(),
             self._watch_engine(),
             self._lag.watch(),
-            Standstill("engine", lambda: self._thread.native_id, self._stand_still, self._ranks).run(),
+            Standstill("engine", lambda: self._thread.native_id, self._stand_still, self._ranks, pace=self._pace).run(),
             scrub(self._regions, self._settings.scrub_s),
             self._accusations.run(self._dispatcher.look_closely),
             self._golden.run(self._membership.quarantine, self._identity.boot_id, self._settings.scrub_s > 0),
@@ -238,6 +241,11 @@ class AttentionWorker:
     async def _stand_still(self, still: bool) -> None:
         await self._service.stand_still(still)
         await self._announce()
+
+    def _pace(self) -> tuple[int, float]:
+        """A layer at least is computed in what the whole step takes."""
+        counters, least_s = self._engine.counters, COMPILES_S if self._on_gpu else NOWHERE_S
+        return counters.progress + self._dispatcher.progress, max(least_s, SLOWER * counters.step_s)
 
     async def _ready_changed(self, ready: bool) -> None:
         await self._server.set_ready(ready)

@@ -63,6 +63,7 @@ class ExpertWorkerPool:
         self._damaged: dict[Key, deque[float]] = {}  # when the last calls to a worker were damaged
         self._changed = threading.Condition()
         self._dispatched = 0  # calls that were sent one by one
+        self.looks = 0  # of the engine's thread, while it waits for replies in Python
         self.row: tuple[int, torch.dtype] | None = None  # width and dtype of the rows that were sent last
         self.health = LinkHealth(hedging, self._scatterer, self._probe, self._renew, self._rebuild_view)
         self.shadow = ShadowCalls(shadow, lambda: self._table, self._rebuild_view)

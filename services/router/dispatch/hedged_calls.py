@@ -55,7 +55,7 @@ class HedgedCalls:
         won: list[Hedge] = []
         until_s = time.perf_counter() + self._timeout_s
         while pending := self._pending(self._sent, {hedge.worker for hedge in won}):
-            now = time.perf_counter()
+            now, self._pool.looks = time.perf_counter(), self._pool.looks + 1
             overdue = [worker for worker, at_s in pending.items() if at_s <= now]
             for worker in overdue:
                 if worker not in self._hedges and (hedge := self._send(worker, overdue)) is not None:

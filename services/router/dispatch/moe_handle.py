@@ -234,6 +234,7 @@ class MoEHandle:
         began_s = time.monotonic()
         attempt = 0
         while bool((missing_TK := self._reply_index_TK < -1).any()):
+            self._pool.looks += 1
             table, layer = self._pool.table, self._batch.layer
             replicas = table.layers[layer]
             experts = set(self._batch.ids_TK[missing_TK].tolist())

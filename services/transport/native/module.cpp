@@ -299,6 +299,7 @@ void define_experts(py::module_& m) {
       .def("set", &ExpertTable::set, Released())
       .def("drop", &ExpertTable::drop, Released())
       .def_property_readonly("running_s", &ExpertTable::running_s)
+      .def_property_readonly("running", &ExpertTable::running)
       .def_property_readonly("running_thread", &ExpertTable::running_thread)
       .def("take_counts", [](ExpertTable& table) {
         LaunchCounts counts;
