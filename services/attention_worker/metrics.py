@@ -149,6 +149,7 @@ class AttentionMetrics(Collector):
         yield _count("caracal_shadow_differences", "Such calls whose rows differ", shadow.differences)
         yield _count("caracal_shadow_undecided", "Of these, where nobody knows which worker is wrong", shadow.undecided)
         yield _count("caracal_shadow_unanswered", "Calls made to compare that brought nothing", shadow.unanswered)
+        yield _count("caracal_shadow_failures", "Layers whose calls could not be compared", shadow.failures)
         yield _count("caracal_shadow_dropped", "Layers not computed again, since others waited for it", shadow.dropped)
         yield _count("caracal_shadow_convicted", "Expert workers found to compute wrongly", shadow.convicted)
         golden = self._golden

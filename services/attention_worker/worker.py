@@ -34,6 +34,7 @@ from services.attention_worker.table_check import TableCheck
 from services.attention_worker.table_follower import TableFollower
 from services.attention_worker.weights_agreement import WeightsAgreement
 from services.attention_worker.weights_scrub import scrub
+from services.checkpoint.scrub import ScrubCounters
 from services.membership.record import WorkerRecord
 from services.membership.redis import Membership, RedisUnavailable
 from services.process.addresses import authority
@@ -127,7 +128,7 @@ class AttentionWorker:
         )
         self._server = AttentionServer(self._service, self._guard)
         self._tables, self._agreement = TableFollower(self._membership, self._service), self._agreement_of(loaded)
-        self._registry = CollectorRegistry()
+        self._registry, self._scrubs = CollectorRegistry(), ScrubCounters()
         self._lag = LoopLag(self._registry)
         self._address = self._metrics_address = ""
 
@@ -171,6 +172,7 @@ class AttentionWorker:
         )
         show_redis(registry, lambda: self._membership.reachable)
         self._membership.bad.show(registry)
+        self._scrubs.show(registry)
         self._guard.show(registry)
         if self._guard.tls.given:
             watch_failed_handshakes(registry)
@@ -198,7 +200,7 @@ class AttentionWorker:
             self._watch_engine(),
             self._lag.watch(),
             Standstill("engine", lambda: self._thread.native_id, self._stand_still, self._ranks, pace=self._pace).run(),
-            scrub(self._regions, self._settings.scrub_s),
+            scrub(self._regions, self._settings.scrub_s, self._scrubs),
             self._accusations.run(self._dispatcher.look_closely),
             self._golden.run(self._membership.quarantine, self._identity.boot_id, self._settings.scrub_s > 0),
         ]

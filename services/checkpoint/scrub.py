@@ -15,6 +15,7 @@ from typing import NamedTuple
 
 import structlog
 from caracal_kernels import crc32
+from prometheus_client import CollectorRegistry, Counter
 from torch import Tensor, uint8
 
 log = structlog.get_logger(__name__)
@@ -73,15 +74,37 @@ def memory_checksum(tensors: Iterable[Tensor]) -> int:
     return checksum
 
 
+class ScrubCounters:
+    """What one process's rounds have come to."""
+
+    def __init__(self) -> None:
+        self.rounds = Counter(
+            "caracal_scrub_rounds", "Times that all weights in memory were compared with what was loaded", registry=None
+        )
+        self.failures = Counter(
+            "caracal_scrub_failures", "Weights that could not be compared, or read again", registry=None
+        )
+
+    def show(self, registry: CollectorRegistry) -> None:
+        """Adds the counters to the registry."""
+        for counter in (self.rounds, self.failures):
+            registry.register(counter)
+
+
 class Scrub:
     """One process's rounds. `regions`: what is in memory, which may change at any time. `found` is called, on the
     thread, with one whose bytes have changed."""
 
     def __init__(
-        self, regions: Mapping[tuple[int, int], Region], found: Callable[[Region], None], round_s: float
+        self,
+        regions: Mapping[tuple[int, int], Region],
+        found: Callable[[Region], None],
+        round_s: float,
+        counters: ScrubCounters | None = None,
     ) -> None:
         self._regions, self._found, self._round_s = regions, found, round_s
         self._share = min(0.5, SHARE * len(os.sched_getaffinity(0)))
+        self._counters = counters if counters is not None else ScrubCounters()
         self._stopping = threading.Event()
         self._thread = threading.Thread(target=self._run, name="scrub", daemon=True)
         self.rounds = 0  # that were completed
@@ -101,8 +124,16 @@ class Scrub:
             keys = list(self._regions)
             total = sum(region.bytes for key in keys if (region := self._regions.get(key)) is not None)
             for key in keys:
-                self._look(key, total)  # holds no other region: one that is dropped meanwhile frees its memory
+                try:
+                    self._look(key, total)  # holds no other region: one that is dropped meanwhile frees its memory
+                except Exception as error:
+                    self._counters.failures.inc()
+                    log.error("weights could not be compared", key=key, exc_info=error)
+                    self._stopping.wait(IDLE_S)
+            if self._stopping.is_set():
+                return
             self.rounds += 1
+            self._counters.rounds.inc()
             if not total:
                 self._stopping.wait(IDLE_S)
 

@@ -9,13 +9,14 @@ from pathlib import Path
 
 import pytest
 import torch
+from prometheus_client import CollectorRegistry
 from support.tiny_checkpoint import PLAIN, make_checkpoint
 
 from services.attention_worker.loading import open_model
 from services.attention_worker.settings import AttentionSettings
 from services.checkpoint.errors import CheckpointError
 from services.checkpoint.reader import Checkpoint
-from services.checkpoint.scrub import Region, Scrub, tensors_in
+from services.checkpoint.scrub import Region, Scrub, ScrubCounters, tensors_in
 from services.expert_worker.experts import Experts, golden_row
 
 BF16 = torch.bfloat16
@@ -73,6 +74,32 @@ def test_an_expert_that_is_another_in_the_checkpoint_is_not_repaired(tmp_path: P
     make_checkpoint(tmp_path / "model", PLAIN, dtype=BF16, seed=9)
     with pytest.raises(CheckpointError, match="expert 0 of layer 0 has changed in memory, and in the checkpoint"):
         experts.repair(experts.regions[0, 0])
+
+
+def test_rounds_go_on_after_something_that_nobody_expects(path: Path) -> None:
+    experts, counters = Experts(Checkpoint.open(path), BF16), ScrubCounters()
+    for expert in range(2):
+        experts.load(0, expert)
+    tried: list[str] = []
+
+    def repair(region: Region) -> None:
+        tried.append(region.name)
+        if len(tried) == 1:
+            raise RuntimeError("the disk is gone")
+        experts.repair(region)
+
+    scrub = Scrub(experts.regions, repair, 0.05, counters)
+    flip(experts._weights[0][0].down_DF, 7)
+    scrub.start()
+    try:
+        until(lambda: experts.repaired and scrub.rounds > 2)
+    finally:
+        scrub.stop()
+    assert tried == ["expert 0 of layer 0"] * 2
+    registry = CollectorRegistry()
+    counters.show(registry)
+    assert registry.get_sample_value("caracal_scrub_failures_total") == 1
+    assert registry.get_sample_value("caracal_scrub_rounds_total") == scrub.rounds
 
 
 def test_every_weight_of_the_attention_side_is_compared(path: Path) -> None:

@@ -15,6 +15,7 @@ from services.attention_worker import metrics as attention
 from services.attention_worker.golden_check import GoldenCheck
 from services.attention_worker.migration.stats import MigrationStats
 from services.checkpoint.reader import Checkpoint
+from services.checkpoint.scrub import ScrubCounters
 from services.expert_worker import metrics as expert
 from services.expert_worker.batcher import Batcher
 from services.expert_worker.experts import Experts
@@ -102,6 +103,7 @@ def registries(folder: Path) -> dict[str, CollectorRegistry]:
         Guard().show(made[role])
         made[role].register(FailedHandshakes(lambda: {"http request": 0}))
         BadRecords().show(made[role])
+        ScrubCounters().show(made[role])
     for registry in made.values():
         show_redis(registry, lambda: True)
     return made

@@ -137,7 +137,10 @@ class LinkHealth:
         read_at = 0.0
         while not self._closed:
             if time.monotonic() >= read_at:
-                self._read()
+                try:
+                    self._read()
+                except Exception as error:
+                    log.error("latencies of expert workers could not be read", exc_info=error)
                 read_at = time.monotonic() + READ_S
             with self._lock:
                 due = self._suspects.due(time.monotonic())
@@ -165,6 +168,9 @@ class LinkHealth:
             why = f"a probe took {seconds:.3f} s"
         except DispatchError as error:
             healthy, why = False, str(error)
+        except Exception as error:
+            healthy, why = False, repr(error)
+            log.error("a probe of an expert worker failed", worker_id=key[0], exc_info=error)
         with self._lock:
             since_s = self._suspects.since(key)
             changed = self._suspects.probed(key, healthy, time.monotonic())
