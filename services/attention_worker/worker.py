@@ -168,11 +168,11 @@ class AttentionWorker:
                 lambda: self._dispatcher.suspects,
                 self._dispatcher.shadow_stats,
                 self._golden,
+                self._scrubs,
             )
         )
         show_redis(registry, lambda: self._membership.reachable)
         self._membership.bad.show(registry)
-        self._scrubs.show(registry)
         self._guard.show(registry)
         if self._guard.tls.given:
             watch_failed_handshakes(registry)

@@ -10,12 +10,11 @@ import os
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import fields, is_dataclass
+from dataclasses import dataclass, fields, is_dataclass
 from typing import NamedTuple
 
 import structlog
 from caracal_kernels import crc32
-from prometheus_client import CollectorRegistry, Counter
 from torch import Tensor, uint8
 
 log = structlog.get_logger(__name__)
@@ -74,21 +73,12 @@ def memory_checksum(tensors: Iterable[Tensor]) -> int:
     return checksum
 
 
+@dataclass(slots=True)
 class ScrubCounters:
     """What one process's rounds have come to."""
 
-    def __init__(self) -> None:
-        self.rounds = Counter(
-            "caracal_scrub_rounds", "Times that all weights in memory were compared with what was loaded", registry=None
-        )
-        self.failures = Counter(
-            "caracal_scrub_failures", "Weights that could not be compared, or read again", registry=None
-        )
-
-    def show(self, registry: CollectorRegistry) -> None:
-        """Adds the counters to the registry."""
-        for counter in (self.rounds, self.failures):
-            registry.register(counter)
+    rounds: int = 0  # that were completed
+    failures: int = 0  # weights that could not be compared, or read again
 
 
 class Scrub:
@@ -104,10 +94,9 @@ class Scrub:
     ) -> None:
         self._regions, self._found, self._round_s = regions, found, round_s
         self._share = min(0.5, SHARE * len(os.sched_getaffinity(0)))
-        self._counters = counters if counters is not None else ScrubCounters()
+        self.counters = counters if counters is not None else ScrubCounters()
         self._stopping = threading.Event()
         self._thread = threading.Thread(target=self._run, name="scrub", daemon=True)
-        self.rounds = 0  # that were completed
 
     def start(self) -> None:
         """Starts the rounds; with `round_s` 0 there are none."""
@@ -127,13 +116,12 @@ class Scrub:
                 try:
                     self._look(key, total)  # holds no other region: one that is dropped meanwhile frees its memory
                 except Exception as error:
-                    self._counters.failures.inc()
+                    self.counters.failures += 1
                     log.error("weights could not be compared", key=key, exc_info=error)
                     self._stopping.wait(IDLE_S)
             if self._stopping.is_set():
                 return
-            self.rounds += 1
-            self._counters.rounds.inc()
+            self.counters.rounds += 1
             if not total:
                 self._stopping.wait(IDLE_S)
 

@@ -18,7 +18,7 @@ from services.checkpoint.device import computes_fp8, find_device
 from services.checkpoint.errors import CheckpointError
 from services.checkpoint.numerics import numerics_of
 from services.checkpoint.reader import Checkpoint
-from services.checkpoint.scrub import Region, Scrub, ScrubCounters
+from services.checkpoint.scrub import Region, Scrub
 from services.expert_worker.batcher import Batcher
 from services.expert_worker.experts import Experts
 from services.expert_worker.golden_check import PERIOD_S, GoldenCheck
@@ -92,8 +92,7 @@ class ExpertWorker:
         )
         self._service.native = self._native = self._native_server(device)
         self._server = ExpertServer(self._service, settings.max_sessions, settings.core_set, self._guard)
-        self._scrubs = ScrubCounters()
-        self._scrub = Scrub(experts.regions, self._repair, settings.scrub_s, self._scrubs)
+        self._scrub = Scrub(experts.regions, self._repair, settings.scrub_s)
         period_s = PERIOD_S if settings.scrub_s else 0.0
         self._golden = GoldenCheck(experts, self._membership.quarantine, self._state.boot_id, period_s)
         self._readiness = Readiness(self._state, self._membership)
@@ -104,10 +103,9 @@ class ExpertWorker:
         settings = self._settings
         port = self._server.start(settings.host, settings.port)
         registry = CollectorRegistry()
-        registry.register(ExpertMetrics(self._batcher, self._state, self._service))
+        registry.register(ExpertMetrics(self._batcher, self._state, self._service, self._scrub.counters))
         show_redis(registry, lambda: self._membership.reachable)
         self._membership.bad.show(registry)
-        self._scrubs.show(registry)
         self._guard.show(registry)
         if self._guard.tls.given:
             watch_failed_handshakes(registry)

@@ -75,6 +75,7 @@ def _attention(folder: Path) -> CollectorRegistry:
             lambda: 0,
             ShadowStats(),
             GoldenCheck(None, {}, 0),
+            ScrubCounters(),
         )
     )
     return registry
@@ -85,7 +86,7 @@ def _expert(folder: Path) -> CollectorRegistry:
     state = PlacementState(experts, "expert-0", "boot", "class")
     batcher = Batcher(experts.compute, experts.num_layers, experts.num_ffn)
     registry = CollectorRegistry()
-    registry.register(expert.ExpertMetrics(batcher, state, ExpertService(state, batcher)))
+    registry.register(expert.ExpertMetrics(batcher, state, ExpertService(state, batcher), ScrubCounters()))
     return registry
 
 
@@ -103,7 +104,6 @@ def registries(folder: Path) -> dict[str, CollectorRegistry]:
         Guard().show(made[role])
         made[role].register(FailedHandshakes(lambda: {"http request": 0}))
         BadRecords().show(made[role])
-        ScrubCounters().show(made[role])
     for registry in made.values():
         show_redis(registry, lambda: True)
     return made
