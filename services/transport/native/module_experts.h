@@ -34,7 +34,7 @@ class ExpertTable {
   // How long the launch that runs has lasted; 0 without one.
   double running_s() const;
   // When it began, and its assignments; zeros without one.
-  std::pair<double, uint64_t> running() const { return {began_s_, running_}; }
+  std::pair<double, uint64_t> running() const { return {began_s_.load(), running_.load()}; }
   // The thread that runs it, as the kernel numbers it; 0 without one.
   int running_thread() const { return began_s_ > 0 ? thread_.load() : 0; }
 
