@@ -34,8 +34,8 @@ from services.router.dispatch.moe_dispatcher import MoEDispatcher
 pytestmark = pytest.mark.processes
 
 DTYPE = torch.bfloat16
-LATE_S = 0.4  # less than it takes until a native session is given up
-HEDGING = HedgeOptions(quantile=0.9, budget=1.0, floor_s=0.05)
+LATE_S = 0.4  # over a native session signs of life are late as well: less than it takes until one is given up
+HEDGING = HedgeOptions(quantile=0.9, budget=1.0, floor_s=0.25)
 NEVER = HedgeOptions(quantile=0.0)
 
 
