@@ -224,7 +224,7 @@ class Generation:
         if not self.progress.implicated_in_a_row:
             return True
         try:
-            return await within(ASK_S, self._workers.still_runs(worker))
+            return await within(ASK_S, self._workers.answers(worker))
         except TimeoutError:
             return False
 
