@@ -79,7 +79,6 @@ class AttentionWorker:
         self._identity = Identity(
             worker_id=settings.identity, boot_id=uuid.uuid4().hex, numerics_class=loaded.numerics.name
         )
-        self._on_gpu = loaded.model.device.type != "cpu"
         self._p2p_stats, self._native_stats = p2p.stats, native.stats
         key = settings.open_cluster_key()
         tls = settings.open_tls()
@@ -246,7 +245,8 @@ class AttentionWorker:
 
     def _pace(self) -> tuple[int, float]:
         """A layer at least is computed in what the whole step takes."""
-        counters, least_s = self._engine.counters, COMPILES_S if self._on_gpu else NOWHERE_S
+        counters, on_gpu = self._engine.counters, self._engine.cache.tensors[0].device.type != "cpu"
+        least_s = COMPILES_S if on_gpu else NOWHERE_S
         return counters.progress + self._dispatcher.progress, max(least_s, SLOWER * counters.step_s)
 
     async def _ready_changed(self, ready: bool) -> None:

@@ -60,15 +60,15 @@ def test_two_deaths_quarantine_a_request_that_was_alone_or_had_just_begun() -> N
 def test_who_is_implicated() -> None:
     """Nothing came of it before the worker died, or nobody else was there."""
 
-    def attempt(heard: bool) -> Attempt:
+    def attempt(received: bool) -> Attempt:
         made = Attempt(AttentionWorkerView(worker_id="a", address="a:1"), 1, lambda: None)
-        if heard:
+        if received:
             made.arrive(GenerateEvent())
         return made
 
     found = []
-    for heard, alone in ((True, False), (True, True), (False, False), (False, True)):
-        one = attempt(heard)
+    for received, alone in ((True, False), (True, True), (False, False), (False, True)):
+        one = attempt(received)
         assert not one.implicated
         one.fail(AttemptFailed(UNAVAILABLE, "", lost=True), alone)
         found.append(one.implicated)

@@ -42,7 +42,7 @@ class Attempt:
         self.span: Span | None = None  # set where the attempt is traced
         self.last_event_at = time.monotonic()
         self.abandoned = self.expired = self.complete = False
-        self.implicated, self._heard = False, False
+        self.implicated, self._received = False, False
         self.direct: Callable[[attention_pb2.GenerateEvent], bool] | None = None  # takes an event before any reader
         self.finished: Callable[[], None] = lambda: None
         self._cancel = cancel
@@ -63,7 +63,7 @@ class Attempt:
 
     def arrive(self, event: attention_pb2.GenerateEvent) -> None:
         """Takes an event from the worker."""
-        self.last_event_at, self._heard = time.monotonic(), True
+        self.last_event_at, self._received = time.monotonic(), True
         if self.direct is not None and not event.finish_reason and self._events.empty():
             try:
                 if self.direct(event):
@@ -81,7 +81,7 @@ class Attempt:
         """Takes a failure from the worker or the connection, to be read after the events that came before. `alone`: no
         other attempt was open."""
         if not self.complete:
-            self.implicated = alone or not self._heard
+            self.implicated = alone or not self._received
             self.complete = True
             self._events.put_nowait(failed)
 

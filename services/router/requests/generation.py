@@ -71,7 +71,7 @@ class GenerationRequest:
 
 
 class Death(NamedTuple):
-    """Of a worker under a generation. `by_link`: only its connection says so."""
+    """A worker has died under a generation. `by_link`: only its connection says so."""
 
     worker: AttentionWorkerView
     by_link: bool
