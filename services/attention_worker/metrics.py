@@ -17,6 +17,7 @@ from services.attention_worker.engine.drafting import DraftCounters
 from services.attention_worker.engine.engine import Engine
 from services.attention_worker.golden_check import GoldenCheck
 from services.attention_worker.migration.stats import FALLBACKS, MigrationStats
+from services.checkpoint.scrub import ScrubCounters
 from services.router.dispatch.native_link import NativeStats
 from services.router.dispatch.nccl_link import P2PStats
 from services.router.dispatch.shadow_calls import ShadowStats
@@ -45,11 +46,12 @@ class AttentionMetrics(Collector):
         suspects: Callable[[], int],
         shadow: ShadowStats,
         golden: GoldenCheck,
+        scrubs: ScrubCounters,
     ) -> None:
         self._engine, self._busy_rejections = engine, busy_rejections
         self._dispatch, self._p2p, self._native = dispatch, links.p2p, links.native
         self._epoch, self._migration, self._suspects, self._shadow = epoch, migration, suspects, shadow
-        self._golden = golden
+        self._golden, self._scrubs = golden, scrubs
 
     def collect(self) -> Iterator[Metric]:
         yield from self._requests()
@@ -149,9 +151,12 @@ class AttentionMetrics(Collector):
         yield _count("caracal_shadow_differences", "Such calls whose rows differ", shadow.differences)
         yield _count("caracal_shadow_undecided", "Of these, where nobody knows which worker is wrong", shadow.undecided)
         yield _count("caracal_shadow_unanswered", "Calls made to compare that brought nothing", shadow.unanswered)
+        yield _count("caracal_shadow_failures", "Layers whose calls could not be compared", shadow.failures)
         yield _count("caracal_shadow_dropped", "Layers not computed again, since others waited for it", shadow.dropped)
         yield _count("caracal_shadow_convicted", "Expert workers found to compute wrongly", shadow.convicted)
-        golden = self._golden
+        scrubs, golden = self._scrubs, self._golden
+        yield _count("caracal_scrub_rounds", "Times that all weights in memory were compared", scrubs.rounds)
+        yield _count("caracal_scrub_failures", "Weights that could not be compared", scrubs.failures)
         yield _count("caracal_golden_rounds", "Times that the golden tokens gave the same bits again", golden.rounds)
         yield _count("caracal_golden_differences", "Times that they gave others", golden.differences)
         yield _count("caracal_golden_seconds", "Time of the engine's thread for golden tokens", golden.seconds)

@@ -5,14 +5,14 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Mapping
 
-from services.checkpoint.scrub import Region, Scrub, memory_checksum
+from services.checkpoint.scrub import Region, Scrub, ScrubCounters, memory_checksum
 
 
 class WeightsChanged(Exception):
     """Weights in memory are not what was read: what the worker has computed since then may be wrong, and it ends."""
 
 
-async def scrub(regions: Mapping[tuple[int, int], Region], round_s: float) -> None:
+async def scrub(regions: Mapping[tuple[int, int], Region], round_s: float, counters: ScrubCounters) -> None:
     """Goes through the regions once in so many seconds, until cancelled. Raises WeightsChanged."""
     loop, changed = asyncio.get_running_loop(), asyncio.Queue[str]()
 
@@ -20,7 +20,7 @@ async def scrub(regions: Mapping[tuple[int, int], Region], round_s: float) -> No
         loop.call_soon_threadsafe(changed.put_nowait, region.name)
         running.stop()
 
-    running = Scrub(regions, found, round_s)
+    running = Scrub(regions, found, round_s, counters)
     running.start()
     try:
         raise _changed(await changed.get())

@@ -34,6 +34,7 @@ from services.attention_worker.table_check import TableCheck
 from services.attention_worker.table_follower import TableFollower
 from services.attention_worker.weights_agreement import WeightsAgreement
 from services.attention_worker.weights_scrub import scrub
+from services.checkpoint.scrub import ScrubCounters
 from services.membership.record import WorkerRecord
 from services.membership.redis import Membership, RedisUnavailable
 from services.process.addresses import authority
@@ -45,6 +46,7 @@ from services.process.own_health import OwnHealth
 from services.process.standstill import Standstill
 from services.process.telemetry import show_redis
 from services.process.thread_name import name_this_thread
+from services.process.thread_watch import COMPILES_S, NOWHERE_S
 from services.router.dispatch.connect import connector, shadow_options
 from services.router.dispatch.moe_dispatcher import MoEDispatcher
 from services.router.dispatch.native_fanout import NativeOptions
@@ -59,6 +61,7 @@ from services.transport.spinning import spin_s, usable_cores
 
 log = structlog.get_logger(__name__)
 
+SLOWER = 4.0  # times what is known of a step, beyond which its thread gets nowhere
 MOVE_S = 5.0  # for the endings of evicted sequences to be delivered, and for the engine's thread to end
 
 
@@ -124,7 +127,7 @@ class AttentionWorker:
         )
         self._server = AttentionServer(self._service, self._guard)
         self._tables, self._agreement = TableFollower(self._membership, self._service), self._agreement_of(loaded)
-        self._registry = CollectorRegistry()
+        self._registry, self._scrubs = CollectorRegistry(), ScrubCounters()
         self._lag = LoopLag(self._registry)
         self._address = self._metrics_address = ""
 
@@ -164,6 +167,7 @@ class AttentionWorker:
                 lambda: self._dispatcher.suspects,
                 self._dispatcher.shadow_stats,
                 self._golden,
+                self._scrubs,
             )
         )
         show_redis(registry, lambda: self._membership.reachable)
@@ -194,8 +198,8 @@ class AttentionWorker:
             self._tables.run(),
             self._watch_engine(),
             self._lag.watch(),
-            Standstill("engine", lambda: self._thread.native_id, self._stand_still, self._ranks).run(),
-            scrub(self._regions, self._settings.scrub_s),
+            Standstill("engine", lambda: self._thread.native_id, self._stand_still, self._ranks, pace=self._pace).run(),
+            scrub(self._regions, self._settings.scrub_s, self._scrubs),
             self._accusations.run(self._dispatcher.look_closely),
             self._golden.run(self._membership.quarantine, self._identity.boot_id, self._settings.scrub_s > 0),
         ]
@@ -238,6 +242,12 @@ class AttentionWorker:
     async def _stand_still(self, still: bool) -> None:
         await self._service.stand_still(still)
         await self._announce()
+
+    def _pace(self) -> tuple[int, float]:
+        """A layer at least is computed in what the whole step takes."""
+        counters, on_gpu = self._engine.counters, self._engine.cache.tensors[0].device.type != "cpu"
+        least_s = COMPILES_S if on_gpu else NOWHERE_S
+        return counters.progress + self._dispatcher.progress, max(least_s, SLOWER * counters.step_s)
 
     async def _ready_changed(self, ready: bool) -> None:
         await self._server.set_ready(ready)

@@ -9,10 +9,12 @@ Legend: N outputs and K inputs of a matrix, n and k their counts of fp8 blocks.
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from itertools import chain
 from pathlib import Path
 from typing import Protocol, Self
 
 import torch
+from caracal_kernels import joined_crc32
 from torch import Tensor
 
 from services.checkpoint.checksum_file import NAME as KEPT
@@ -27,6 +29,7 @@ from services.checkpoint.garbage import without_collections
 from services.checkpoint.quantization import BLOCK
 from services.checkpoint.safetensors import Stored, bad_tensor, reading, stored_tensors
 from services.checkpoint.sampled_digest import digest_of, sample, sampled
+from services.checkpoint.scrub import memory_checksum
 from services.checkpoint.shared_tables import SharedTables, TableShape
 from services.checkpoint.staging import Staging
 from services.checkpoint.tensor_checks import check_tensors, draft_violation, is_fused, stored_dtype
@@ -90,8 +93,8 @@ class Checkpoint:
         self._stored = stored
         self._slices = slices
         self.digest, self.samples = digest_of(config, stored) if slices is None else (slices.digest, ())
-        self.checksums = Checksums()  # of the bytes that were read; not of n-gram tables, which processes share
-        self._unchecked = {name for name, _ in ngram_tables(config)}
+        self.checksums = Checksums()  # of the bytes that were read, of n-gram tables of those that are used
+        self._tables = {name for name, _ in ngram_tables(config)}
         with reading(path):
             self._kept = ChecksumFile(path, {where.file for where in stored.values()})
 
@@ -136,7 +139,8 @@ class Checkpoint:
     def ngram_tables(self, folder: Path) -> SharedTables:
         """Takes or makes the machine's copy of the n-gram tables, in the dtype they are stored in.
 
-        Raises CheckpointError, also when the folder has no room for them.
+        All bytes of the copy have a checksum, whoever made it: what counts is what will be read. Raises
+        CheckpointError, also when the folder has no room for them.
         """
         named = list(ngram_tables(self.config))
         files = sorted({self._stored[name].file for name, _ in named})
@@ -161,7 +165,11 @@ class Checkpoint:
                         return False
             return True
 
-        return SharedTables.open(folder, f"{self.digest} {seen}", shapes, dtype, fill, check)
+        shared = SharedTables.open(folder, f"{self.digest} {seen}", shapes, dtype, fill, check)
+        for (name, _), table_RW in zip(named, shared.tables, strict=True):
+            if dtype == _DTYPES[self._stored[name].dtype]:  # the bytes are those of the file
+                self._note_table(name, memory_checksum([table_RW]), f"its copy {shared.path}")
+        return shared
 
     def is_fused(self, layer: int) -> bool:
         """Whether the layer's experts lie in two tensors instead of three for each."""
@@ -209,8 +217,9 @@ class Checkpoint:
         return [(each, None) for name in expert_matrices(layer, expert) for each in self._with_scales(name)]
 
     def attention_names(self) -> list[str]:
-        """The tensors that decide the bits of an attention worker, scales too, but for n-gram tables."""
-        return [each for name, _ in attention_tensors(self.config) for each in self._with_scales(name)]
+        """The tensors that decide the bits of an attention worker, scales too."""
+        named = chain(attention_tensors(self.config), ngram_tables(self.config))
+        return [each for name, _ in named for each in self._with_scales(name)]
 
     def checksum(self, name: str, rows: range | None = None) -> int:
         """The CRC-32 of a tensor's bytes, or of some rows', as they were read, in parts if need be.
@@ -219,6 +228,8 @@ class Checkpoint:
         """
         _, part, size = self._place(name, rows)
         found = self.checksums.of(name, part, size)
+        if found is None and rows is None and name in self._tables:
+            return self._table_checksum(name)
         return self._read_checked(name, HOST, rows)[1] if found is None else found
 
     def _place(self, name: str, rows: range | None) -> tuple[Stored, Part, int]:
@@ -274,12 +285,30 @@ class Checkpoint:
             raw, checksum = to.read(stream, count)
         if len(raw) != count:
             raise bad_tensor(where.file.name, name, f"truncated since it was opened: {len(raw)} of {count} bytes")
-        if name not in self._unchecked:
-            if (known := self._kept.known(name, part, size)) not in (None, checksum):
-                why = f"its bytes have the CRC-32 {checksum:08x}, and had {known:08x} when {KEPT} was written"
-                raise bad_tensor(where.file.name, name, f"{why}: the file, or what was read of it, is damaged")
-            self.checksums.note(name, part, size, checksum)
+        if name not in self._tables:  # which have one checksum each, and are read row by row
+            self._note(name, part, size, checksum, "what was read of it")
         return raw, checksum
+
+    def _note(self, name: str, part: Part, size: int, checksum: int, read: str) -> None:
+        """Takes a checksum; `read`: what else it is of, in words. Raises CheckpointError for another than was kept."""
+        if (known := self._kept.known(name, part, size)) not in (None, checksum):
+            why = f"its bytes have the CRC-32 {checksum:08x}, and had {known:08x} when {KEPT} was written"
+            raise bad_tensor(self._stored[name].file.name, name, f"{why}: the file, or {read}, is damaged")
+        self.checksums.note(name, part, size, checksum)
+
+    def _note_table(self, name: str, checksum: int, read: str) -> None:
+        size = self._place(name, None)[2]
+        self._note(name, (0, size), size, checksum, read)
+
+    def _table_checksum(self, name: str) -> int:
+        """Reads an n-gram table, which may be larger than what memory has left, in parts. Raises CheckpointError."""
+        rows, width = self._stored[name].shape
+        step, checksum = max(1, _TABLE_CHUNK // width), 0
+        for begin in range(0, rows, step):
+            raw, one = self._read_checked(name, HOST, range(begin, min(rows, begin + step)))
+            checksum = joined_crc32(checksum, one, len(raw))
+        self._note_table(name, checksum, "what was read of it")
+        return checksum
 
 
 def load_expert(

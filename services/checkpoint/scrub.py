@@ -10,7 +10,7 @@ import os
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import fields, is_dataclass
+from dataclasses import dataclass, fields, is_dataclass
 from typing import NamedTuple
 
 import structlog
@@ -73,18 +73,30 @@ def memory_checksum(tensors: Iterable[Tensor]) -> int:
     return checksum
 
 
+@dataclass(slots=True)
+class ScrubCounters:
+    """What one process's rounds have come to."""
+
+    rounds: int = 0  # that were completed
+    failures: int = 0  # weights that could not be compared, or read again
+
+
 class Scrub:
     """One process's rounds. `regions`: what is in memory, which may change at any time. `found` is called, on the
     thread, with one whose bytes have changed."""
 
     def __init__(
-        self, regions: Mapping[tuple[int, int], Region], found: Callable[[Region], None], round_s: float
+        self,
+        regions: Mapping[tuple[int, int], Region],
+        found: Callable[[Region], None],
+        round_s: float,
+        counters: ScrubCounters | None = None,
     ) -> None:
         self._regions, self._found, self._round_s = regions, found, round_s
         self._share = min(0.5, SHARE * len(os.sched_getaffinity(0)))
+        self.counters = counters if counters is not None else ScrubCounters()
         self._stopping = threading.Event()
         self._thread = threading.Thread(target=self._run, name="scrub", daemon=True)
-        self.rounds = 0  # that were completed
 
     def start(self) -> None:
         """Starts the rounds; with `round_s` 0 there are none."""
@@ -101,8 +113,15 @@ class Scrub:
             keys = list(self._regions)
             total = sum(region.bytes for key in keys if (region := self._regions.get(key)) is not None)
             for key in keys:
-                self._look(key, total)  # holds no other region: one that is dropped meanwhile frees its memory
-            self.rounds += 1
+                try:
+                    self._look(key, total)  # holds no other region: one that is dropped meanwhile frees its memory
+                except Exception as error:
+                    self.counters.failures += 1
+                    log.error("weights could not be compared", key=key, exc_info=error)
+                    self._stopping.wait(IDLE_S)
+            if self._stopping.is_set():
+                return
+            self.counters.rounds += 1
             if not total:
                 self._stopping.wait(IDLE_S)
 

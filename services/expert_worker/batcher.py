@@ -71,6 +71,7 @@ class Batcher:
         self._waiting: deque[Job] = deque()
         self._turn = threading.Lock()
         self.launching: int | None = None  # the native id of the thread that runs a launch
+        self.launch = (0, 0)  # the number of the last launch that was begun, and its assignments
         self._counting = threading.Lock()  # never held for long: who counts or reads must not wait for a launch
 
     def run(self, job: Job) -> Tensor:
@@ -99,7 +100,7 @@ class Batcher:
             self._count_waits(waited, begun)
             try:
                 with self._launching():
-                    y_AD = self._compute(layer, x_RD, row_A, expert_A)
+                    y_AD = self._begin(layer, x_RD, row_A, expert_A)
             except Exception:
                 self._count_failed(len(waited) == 1)  # the calls of a merged launch are repeated one by one
                 raise
@@ -107,6 +108,10 @@ class Batcher:
                 self._count_busy(time.monotonic() - begun)
             self._count_launch(len(waited), len(x_RD), layer, expert_A)
         return y_AD
+
+    def _begin(self, layer: int, x_RD: Tensor, row_A: Tensor, expert_A: Tensor) -> Tensor:
+        self.launch = (self.launch[0] + 1, len(expert_A))
+        return self._compute(layer, x_RD, row_A, expert_A)
 
     @contextmanager
     def _launching(self) -> Iterator[None]:
@@ -187,7 +192,7 @@ class Batcher:
     def _compute_jobs(self, jobs: list[Job]) -> None:
         if len(jobs) == 1:
             job = jobs[0]
-            outputs: list[Tensor] = [self._compute(job.layer, job.x_RD, job.row_A, job.expert_A)]
+            outputs: list[Tensor] = [self._begin(job.layer, job.x_RD, job.row_A, job.expert_A)]
         else:
             outputs = self._merged(jobs)
         self._count_launch(
@@ -230,7 +235,7 @@ class Batcher:
         order_A = torch.argsort(expert_A, stable=True)
         # Rows of different links may be on different devices.
         x_RD = torch.cat([job.x_RD.to(jobs[0].x_RD.device) for job in jobs])
-        merged_AD = self._compute(jobs[0].layer, x_RD, row_A[order_A], expert_A[order_A])
+        merged_AD = self._begin(jobs[0].layer, x_RD, row_A[order_A], expert_A[order_A])
         y_AD = torch.empty_like(merged_AD)
         y_AD[order_A] = merged_AD
         parts = torch.split(y_AD, [len(job.row_A) for job in jobs])

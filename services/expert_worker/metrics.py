@@ -16,6 +16,7 @@ from caracal_proto.loads import WorkerLoad
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
 from prometheus_client.registry import Collector
 
+from services.checkpoint.scrub import ScrubCounters
 from services.expert_worker.batcher import Batcher
 from services.expert_worker.load import TAU_S
 from services.expert_worker.placement_state import PlacementState
@@ -28,8 +29,8 @@ RANKS = 5
 class ExpertMetrics(Collector):
     """Collects the worker's metrics."""
 
-    def __init__(self, batcher: Batcher, state: PlacementState, service: ExpertService) -> None:
-        self._batcher, self._state, self._service = batcher, state, service
+    def __init__(self, batcher: Batcher, state: PlacementState, service: ExpertService, scrubs: ScrubCounters) -> None:
+        self._batcher, self._state, self._service, self._scrubs = batcher, state, service, scrubs
 
     def collect(self) -> Iterator[Metric]:
         load = self._service.measure_load()  # first: it takes in what native sessions have counted
@@ -44,6 +45,12 @@ class ExpertMetrics(Collector):
             "Experts that were read again since their weights had changed in memory",
             self._state.experts.repaired,
         )
+        scrubs = self._scrubs
+        for name, text, value in (
+            ("caracal_scrub_rounds", "Times that all weights in memory were compared", scrubs.rounds),
+            ("caracal_scrub_failures", "Weights that could not be compared, or read again", scrubs.failures),
+        ):
+            yield CounterMetricFamily(name, text, value)
         yield GaugeMetricFamily("caracal_expert_epoch", "Epoch of the current placement table", epoch)
 
     def _load(self, load: WorkerLoad) -> Iterator[Metric]:

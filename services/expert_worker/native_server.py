@@ -133,6 +133,11 @@ class NativeServer:
         """The native id of the thread at such a launch; None without one."""
         return (self._table.running_thread or None) if self._table is not None else None
 
+    @property
+    def launch(self) -> tuple[float, int]:
+        """What only the launch has that runs without Python, and its assignments; zeros without one."""
+        return self._table.running if self._table is not None else (0.0, 0)
+
     def end_sessions(self, why: str) -> None:
         """Ends those that are open. A launch that runs goes on, and its calls get no answer."""
         if self._server is not None:

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import math
 import time
 import uuid
-from collections.abc import Coroutine
+from collections.abc import Coroutine, Hashable
 
 import structlog
 import torch
@@ -39,6 +40,7 @@ from services.process.open_files import open_files
 from services.process.own_health import OwnHealth
 from services.process.standstill import Standstill
 from services.process.telemetry import show_redis
+from services.process.thread_watch import COMPILES_S, NOWHERE_S
 from services.security.channels import Dialer
 from services.security.cluster_key import warn_without
 from services.security.guard import Guard
@@ -55,6 +57,8 @@ TICK_S = 0.5
 POLL_S = 1.0  # between two checks for a router while it drains
 ALONE_S = 5.0  # without sessions and routers, before a draining worker takes the cluster to be gone
 REDIS_S = 3.0
+FEWEST_LAUNCHES = 32  # before it is known how long one takes
+SLOWER = 4.0  # times that, beyond which its thread gets nowhere
 GRACE_S = 2.0  # for calls that are being computed when the server stops
 
 
@@ -65,7 +69,7 @@ class ExpertWorker:
         dtype: torch.dtype = getattr(torch, settings.dtype or checkpoint.config.torch_dtype)
         device = find_device(settings.device)
         experts = Experts(checkpoint, dtype, device, keep_fp8=computes_fp8(device))
-        self._settings = settings
+        self._settings, self._least_s = settings, COMPILES_S if device.type != "cpu" else NOWHERE_S
         self._fitting = experts_that_fit(checkpoint.config, dtype, device)
         dispatch_dtype = dispatch_dtype_of(settings.dispatch_dtype, dtype)
         self._numerics = numerics_of(checkpoint, dtype, device, dispatch_dtype, settings.kv_dtype)
@@ -99,7 +103,7 @@ class ExpertWorker:
         settings = self._settings
         port = self._server.start(settings.host, settings.port)
         registry = CollectorRegistry()
-        registry.register(ExpertMetrics(self._batcher, self._state, self._service))
+        registry.register(ExpertMetrics(self._batcher, self._state, self._service, self._scrub.counters))
         show_redis(registry, lambda: self._membership.reachable)
         self._membership.bad.show(registry)
         self._guard.show(registry)
@@ -166,7 +170,7 @@ class ExpertWorker:
         Raises CheckpointError when the experts asked for cannot be read and none is loaded: the message that names the
         file and the tensor is then this process's last log line, and not only in the leader's log.
         """
-        standstill = Standstill("launches", lambda: self._service.launching, self._stand_still)
+        standstill = Standstill("launches", lambda: self._service.launching, self._stand_still, pace=self._pace)
         looks = self._compare_samples(), self._follow_leave(), self._golden.run()
         return self._membership.advertise(self.record), self._tick(), standstill.run(), *looks
 
@@ -261,6 +265,15 @@ class ExpertWorker:
 
     def _not_ready(self) -> str:
         return STANDS_STILL if self._service.stands_still else self._readiness.reason()
+
+    def _pace(self) -> tuple[Hashable, float]:
+        """A launch takes as long as all have until now, in proportion to its assignments; the first ones, any time."""
+        counters, launch = self._batcher.counters, self._batcher.launch
+        native = self._native.launch if self._native is not None else (0.0, 0)
+        if counters.launches < FEWEST_LAUNCHES or not counters.assignments:
+            return (launch, native), math.inf
+        usual_s = max(launch[1], native[1]) * counters.busy_s / counters.assignments
+        return (launch, native), max(self._least_s, SLOWER * usual_s)
 
     async def _stand_still(self, still: bool) -> None:
         self._service.stand_still(still)

@@ -9,7 +9,7 @@ from collections.abc import Awaitable, Callable, Collection
 
 import structlog
 
-from services.process.thread_watch import LEAVES_S, LOOK_S, ThreadWatch
+from services.process.thread_watch import LEAVES_S, LOOK_S, Pace, ProgressWatch, ThreadWatch
 
 log = structlog.get_logger(__name__)
 
@@ -17,7 +17,8 @@ EXIT_STATUS = 70  # EX_SOFTWARE
 
 
 class Standstill:
-    """`thread`: the native id of the one that has something to do, or None; `changed` hears whether it stands still.
+    """`thread`: the native id of the one that has something to do, or None; `changed` hears whether it stands still, or
+    computes without getting anywhere.
 
     A process whose thread stands still for LEAVES_S ends, to be started again: a lock that nobody gives back is
     not worth waiting for.
@@ -30,20 +31,28 @@ class Standstill:
         changed: Callable[[bool], Awaitable[None]],
         beside: Collection[int] = (),
         leaves_s: float = LEAVES_S,
+        *,
+        pace: Pace,
     ) -> None:
-        """`what`: the thread, as the log names it. `beside`: processes that it works with, and may wait for."""
+        """`what`: the thread, as the log names it. `beside`: processes that it works with, and may wait for.
+
+        `pace`: its progress, and how much CPU time it may use without any.
+        """
         self._what, self._thread, self._changed, self._leaves_s = what, thread, changed, leaves_s
-        self._watch = ThreadWatch(beside=beside)
+        self._watch, self._progress, self._pace = ThreadWatch(beside=beside), ProgressWatch(), pace
 
     async def run(self) -> None:
         """Looks until cancelled."""
         since: float | None = None
         while True:
             await asyncio.sleep(LOOK_S)
-            still = self._watch.look(self._thread())
+            thread = self._thread()
+            stopped, nowhere = self._watch.look(thread), self._progress.look(thread, *self._pace())
+            still = stopped or nowhere
             if still and since is None:
                 since = time.monotonic()
-                log.error("a thread stands still, its work goes elsewhere", thread=self._what)
+                what = "stands still" if stopped else "computes and gets nowhere"
+                log.error(f"a thread {what}, its work goes elsewhere", thread=self._what)
                 await self._changed(True)
             elif not still and since is not None:
                 log.warning("the thread goes on", thread=self._what, after_s=round(time.monotonic() - since, 1))

@@ -3,18 +3,24 @@
 Whoever computes, polls, or waits with a time limit again and again uses CPU time, so a thread's own CPU clock shows
 that it goes on; how long its work takes does not matter. Looks are counted, not seconds: what holds the whole process
 up, or the watcher, is no sign against the thread.
+
+A thread that computes and gets nowhere is another case: it uses CPU time, and what it counts stands still. That is
+measured in its own CPU time, so a machine that is slow, or a thread that gets no core, is no sign either.
 """
 
 from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Collection
+from collections.abc import Callable, Collection, Hashable
 from pathlib import Path
 
 LOOK_S = 0.1  # between two looks
 STILL_S = 1.0  # without any CPU time, before a thread stands still
 LEAVES_S = 30.0  # that it stands still, before its process ends to be started again
+NOWHERE_S = 2.0  # of its CPU time without any progress, at least, before a thread counts as one that gets nowhere
+COMPILES_S = 60.0  # the same where it may have to compile a kernel
+Pace = Callable[[], tuple[Hashable, float]]  # what changes as long as there is progress, and the seconds between two
 _BUSY = frozenset("RD")  # states of threads that are to run when there is a core, or wait for a disk
 
 
@@ -52,6 +58,28 @@ class ThreadWatch:
             return _clock_ns(thread, 6) + sum(_clock_ns(process, 2) for process in self._beside)
         except OSError:
             return None
+
+
+class ProgressWatch:
+    """Follows the progress of one thread, or of one after the other. Call `look` every LOOK_S."""
+
+    def __init__(self) -> None:
+        self._seen: tuple[int, Hashable] | None = None
+        self._used_ns = 0  # CPU time of the thread when that was seen first
+
+    def look(self, thread: int | None, progress: Hashable, limit_s: float) -> bool:
+        """Whether the thread has used so much CPU time since its progress has changed; None = it has nothing to do."""
+        if not thread or sys.platform != "linux":
+            self._seen = None
+            return False
+        try:
+            used_ns = _clock_ns(thread, 6)
+        except OSError:
+            self._seen = None
+            return False
+        if (thread, progress) != self._seen:
+            self._seen, self._used_ns = (thread, progress), used_ns
+        return used_ns - self._used_ns >= limit_s * 1e9
 
 
 def _clock_ns(number: int, kind: int) -> int:

@@ -21,6 +21,7 @@ log = structlog.get_logger(__name__)
 
 LOG_S = 10.0  # between two log lines
 DAMAGE = "a message was damaged on its way"
+_UNPARSED = "Exception deserializing response!"  # gRPC's own words
 DAMAGED_MESSAGES = Counter(
     "caracal_damaged_messages",
     "Messages between processes of the cluster that came with other bytes than they were sent with",
@@ -54,6 +55,12 @@ def note_damage(method: str, why: str) -> None:
     name = method.rpartition("/")[2]
     DAMAGED_MESSAGES.labels(name).inc()
     _LOG.note(name, why)
+
+
+def is_damage(error: grpc.Call) -> bool:
+    """Whether a call on threads has ended because a message, of either side, was damaged."""
+    code = error.code()
+    return code is grpc.StatusCode.DATA_LOSS or (code is grpc.StatusCode.INTERNAL and error.details() == _UNPARSED)
 
 
 def sealing(serialize: Callable[[Any], bytes] | None) -> Callable[[Any], bytes]:

@@ -17,6 +17,7 @@ from services.attention_worker.metrics import AttentionMetrics, LinkStats
 from services.attention_worker.migration.stats import MigrationStats
 from services.attention_worker.model.model import load_model
 from services.checkpoint.reader import Checkpoint
+from services.checkpoint.scrub import ScrubCounters
 from services.router.dispatch.native_link import NativeStats
 from services.router.dispatch.nccl_link import P2PStats
 from services.router.dispatch.shadow_calls import ShadowStats
@@ -36,6 +37,7 @@ def scrape(driver: Driver, dispatch: DispatchStats) -> dict[str, float]:
             lambda: 8,
             ShadowStats(calls=11, differences=1),
             GoldenCheck(None, {}, 0),
+            ScrubCounters(rounds=12),
         )
     )
     families = text_string_to_metric_families(generate_latest(registry).decode())

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from services.attention_worker.engine.pages import PagePool
 from services.attention_worker.engine.scheduler import Scheduler
 from services.attention_worker.engine.sequence import Request, Sampling, Sequence
-from services.attention_worker.engine.step_cost import MOST, StepCost, Work
+from services.attention_worker.engine.step_cost import MOST, PRIOR_S, StepCost, Work
 
 # Seconds per step, token, key of a decode and key of a prompt.
 TINY_ON_CPU = (3e-3, 8e-5, 1e-7, 5e-8)
@@ -162,6 +162,19 @@ def test_a_machine_of_another_speed_is_learned(factor: float) -> None:
     for start in (0, 2000, LONG):
         work = Work(STREAMS, STREAMS * 2000, 0) + Work.of_chunk(start, 64, decode=False)
         assert cost.predict(work) == pytest.approx(true_seconds(machine, work), rel=0.25)
+
+
+def test_what_was_not_measured_may_take_long_and_what_was_may_not() -> None:
+    machine, cost = tuple(20 * one for one in PRIOR_S), StepCost()
+    decodes, prompt = Work(STREAMS, STREAMS * 2000, 0), Work.of_chunk(2000, 512, decode=False)
+    assert cost.at_most(prompt) > true_seconds(machine, prompt)
+    for _ in range(1000):
+        cost.observe(decodes, true_seconds(machine, decodes))
+    assert cost.at_most(decodes) < 2 * true_seconds(machine, decodes)
+    assert cost.at_most(prompt) > true_seconds(machine, prompt), "no prompt was seen"
+    for _ in range(20):
+        cost.observe(prompt, true_seconds(machine, prompt))
+    assert true_seconds(machine, prompt) < cost.at_most(prompt) < 2 * true_seconds(machine, prompt)
 
 
 @pytest.mark.parametrize("seconds", [30.0, 1e9])

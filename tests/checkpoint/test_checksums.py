@@ -15,7 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from support.flipped_bits import flip, place_of
 from support.quantized_checkpoint import to_fp8
-from support.tiny_checkpoint import PLAIN, UNEVEN, make_checkpoint
+from support.tiny_checkpoint import NGRAM, PLAIN, UNEVEN, make_checkpoint
 
 from services.attention_worker.loading import Opened, open_model
 from services.attention_worker.model.shard import Shard
@@ -103,6 +103,35 @@ def test_ranks_together_have_the_checksums_of_one(tmp_path: Path, config: dict[s
     assert [ranks[0].checkpoint.checksum(name) for name in names] == expected
     whole = [zlib.crc32(file.read_bytes()[at : at + size]) for file, at, size in (place_of(path, n) for n in names)]
     assert expected == whole
+
+
+def test_every_byte_of_n_gram_tables_counts(tmp_path: Path) -> None:
+    """Of a copy that another process has made as well: all of what is read has a checksum, and it is the file's."""
+    path, name = make_checkpoint(tmp_path / "model", NGRAM, dtype=BF16), "model.ngram_embeddings.embedders.1.weight"
+    file, at, size = place_of(path, name)
+    whole = zlib.crc32(file.read_bytes()[at : at + size])
+    maker, taker, other = (Checkpoint.open(path) for _ in range(3))
+    assert name in maker.attention_names()
+    made, taken = maker.ngram_tables(tmp_path), taker.ngram_tables(tmp_path)
+    assert (made.made_here, taken.made_here) == (True, False)
+    assert [one.checksum(name) for one in (maker, taker, other)] == [whole] * 3
+    assert maker.keep_checksums()
+    rows, width = maker.shape(name)
+    assert rows >= 128, "not every row is compared one by one"
+    first = 2 * torch.Size(maker.shape(name.replace("1", "0"))).numel()
+    at_row_1 = -(-first // 4096) * 4096 + 2 * width
+    with made.path.open("r+b") as copy:
+        copy.seek(at_row_1)
+        byte = copy.read(1)[0]
+        copy.seek(at_row_1)
+        copy.write(bytes([byte ^ 8]))
+    with pytest.raises(CheckpointError, match=f"{name}: its bytes have .* or its copy {made.path}, is damaged"):
+        Checkpoint.open(path).ngram_tables(tmp_path)
+    made.close()
+    taken.close()
+    flip(path, name, size // 2, keep_time=True)
+    with pytest.raises(CheckpointError, match=rf"{name}: its bytes have the CRC-32 .* is damaged"):
+        Checkpoint.open(path).ngram_tables(tmp_path)
 
 
 def test_what_was_read_is_kept_and_compared(tmp_path: Path) -> None:

@@ -15,7 +15,7 @@ from services.attention_worker.loading import open_model
 from services.attention_worker.settings import AttentionSettings
 from services.checkpoint.errors import CheckpointError
 from services.checkpoint.reader import Checkpoint
-from services.checkpoint.scrub import Region, Scrub, tensors_in
+from services.checkpoint.scrub import Region, Scrub, ScrubCounters, tensors_in
 from services.expert_worker.experts import Experts, golden_row
 
 BF16 = torch.bfloat16
@@ -52,12 +52,12 @@ def test_a_flipped_bit_of_an_expert_is_found_and_read_again(path: Path) -> None:
     scrub = Scrub(experts.regions, repair, 0.05)
     scrub.start()
     try:
-        until(lambda: scrub.rounds > 2)
+        until(lambda: scrub.counters.rounds > 2)
         assert not found, "nothing has changed"
         flip(experts._weights[1][2].down_DF, 1001)
         until(lambda: experts.repaired)
-        rounds = scrub.rounds
-        until(lambda: scrub.rounds > rounds + 2)
+        rounds = scrub.counters.rounds
+        until(lambda: scrub.counters.rounds > rounds + 2)
         assert found == ["expert 2 of layer 1"]
         assert torch.equal(experts.compute(1, x_RD, zero, zero + 2), before)
         experts.drop(1, 2)
@@ -73,6 +73,29 @@ def test_an_expert_that_is_another_in_the_checkpoint_is_not_repaired(tmp_path: P
     make_checkpoint(tmp_path / "model", PLAIN, dtype=BF16, seed=9)
     with pytest.raises(CheckpointError, match="expert 0 of layer 0 has changed in memory, and in the checkpoint"):
         experts.repair(experts.regions[0, 0])
+
+
+def test_rounds_go_on_after_something_that_nobody_expects(path: Path) -> None:
+    experts, counters = Experts(Checkpoint.open(path), BF16), ScrubCounters()
+    for expert in range(2):
+        experts.load(0, expert)
+    tried: list[str] = []
+
+    def repair(region: Region) -> None:
+        tried.append(region.name)
+        if len(tried) == 1:
+            raise RuntimeError("the disk is gone")
+        experts.repair(region)
+
+    scrub = Scrub(experts.regions, repair, 0.05, counters)
+    flip(experts._weights[0][0].down_DF, 7)
+    scrub.start()
+    try:
+        until(lambda: experts.repaired and scrub.counters.rounds > 2)
+    finally:
+        scrub.stop()
+    assert tried == ["expert 0 of layer 0"] * 2
+    assert counters.failures == 1
 
 
 def test_every_weight_of_the_attention_side_is_compared(path: Path) -> None:

@@ -6,18 +6,22 @@ from __future__ import annotations
 
 import json
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractContextManager
 
 import pytest
 from support.cluster_harness import CALLERS, ClusterUnderTest, Stream, answer_of, running_cluster, until
 from support.numbered_events import Event, events_of, headers_of
+from support.spinning_thread import AVAILABLE, SpinningThread, spinning
 from support.tiny_checkpoint import PLAIN
 
-from bench.frozen_thread import frozen, threads
+from bench.frozen_thread import FrozenThread, frozen, threads
 
 pytestmark = pytest.mark.processes
 
+Fault = Callable[[int], AbstractContextManager[FrozenThread | SpinningThread]]
+can_spin = pytest.mark.skipif(not AVAILABLE, reason="threads are made to spin on x86-64 alone")
 # A pause that hangs no client; `python -m bench.stalls --kinds attention-frozen expert-frozen` measures what it takes.
 LONGEST_S = 8.0
 
@@ -40,23 +44,27 @@ def check_answers(answers: list[list[Stream]]) -> None:
     assert longest < LONGEST_S
 
 
+@pytest.mark.parametrize("fault", [frozen, pytest.param(spinning, marks=can_spin)], ids=["stopped", "spinning"])
 @pytest.mark.parametrize(("role", "thread"), [("attention", "engine"), ("expert", "launches")])
-def test_streams_go_on_elsewhere_and_it_comes_back(cluster: ClusterUnderTest, role: str, thread: str) -> None:
+def test_streams_go_on_elsewhere_and_it_comes_back(
+    cluster: ClusterUnderTest, role: str, thread: str, fault: Fault
+) -> None:
     victim = f"{role}-0"
     streams = cluster.streams()
     streams.wait_for_tokens_of_each(20)
     (number,) = threads(cluster.local.children[victim].pid, thread)
-    with frozen(number) as fault:
+    with fault(number) as injected:
         streams.wait_for_tokens_of_each(100)
-        assert fault.verify(), "it went on by itself"
+        assert injected.verify(), "it went on by itself"
     until(lambda: all(one.serving for one in cluster.records(role)), f"{victim} does not serve again")
     streams.wait_for_tokens_of_each(20)
     check_answers(streams.finish())
 
 
-def test_a_frozen_engine_is_shown_and_gets_nothing(cluster: ClusterUnderTest) -> None:
+@pytest.mark.parametrize("fault", [frozen, pytest.param(spinning, marks=can_spin)], ids=["stopped", "spinning"])
+def test_a_frozen_engine_is_shown_and_gets_nothing(cluster: ClusterUnderTest, fault: Fault) -> None:
     (number,) = threads(cluster.local.children["attention-1"].pid, "engine")
-    with frozen(number):
+    with fault(number):
         until(lambda: "frozen" in {record.state for record in cluster.records("attention")}, "nobody says so", 20)
         assert answer_of(cluster)
         states = {record.worker_id: record.state for record in cluster.records("attention")}

@@ -11,7 +11,7 @@ from concurrent.futures import Future
 
 import pytest
 
-from services.process.thread_watch import ThreadWatch
+from services.process.thread_watch import ProgressWatch, ThreadWatch
 from services.router.dispatch.waiting import result_of
 
 pytestmark = pytest.mark.processes
@@ -101,6 +101,32 @@ def test_a_thread_may_wait_for_a_process_beside_it() -> None:
     over.set()
     thread.join()
     assert said[-1] == (True, False)
+
+
+@pytest.mark.parametrize(
+    ("work", "advances", "found"),
+    [(computes, False, True), (computes, True, False), (threading.Event.wait, False, False)],
+)
+def test_a_thread_that_computes_without_progress_gets_nowhere(
+    work: Callable[[threading.Event], object], advances: bool, found: bool
+) -> None:
+    over, watch, said = threading.Event(), ProgressWatch(), list[bool]()
+    thread = threading.Thread(target=work, args=(over,))
+    thread.start()
+    try:
+        end = time.monotonic() + 20
+        while not any(said) and len(said) < LOOKS if not found else not any(said) and time.monotonic() < end:
+            time.sleep(0.05)
+            said.append(watch.look(thread.native_id, len(said) if advances else 0, 0.3))
+    finally:
+        over.set()
+        thread.join()
+    assert said[-1] == found
+
+
+def test_nobody_gets_nowhere_without_work() -> None:
+    watch = ProgressWatch()
+    assert not any(watch.look(None, 0, 0.0) for _ in range(LOOKS))
 
 
 def test_nobody_stands_still_without_work() -> None:

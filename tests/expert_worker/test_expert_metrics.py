@@ -11,6 +11,7 @@ import torch
 from support.tiny_checkpoint import make_checkpoint
 
 from services.checkpoint.reader import Checkpoint
+from services.checkpoint.scrub import ScrubCounters
 from services.expert_worker.batcher import Batcher
 from services.expert_worker.experts import Experts
 from services.expert_worker.metrics import RANKS, ExpertMetrics
@@ -38,7 +39,7 @@ def batcher(experts: Experts) -> Batcher:
 @pytest.fixture
 def metrics(experts: Experts, batcher: Batcher) -> ExpertMetrics:
     state = PlacementState(experts, "expert-0", "boot", "class")
-    return ExpertMetrics(batcher, state, ExpertService(state, batcher))
+    return ExpertMetrics(batcher, state, ExpertService(state, batcher), ScrubCounters())
 
 
 def scrape(metrics: ExpertMetrics) -> dict[tuple[str, ...], float]:

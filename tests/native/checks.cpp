@@ -170,6 +170,43 @@ void late_replies_touch_nothing(Random& random, const std::string& keys) {
   client.release(exchange);
 }
 
+// Silence adds up over waits each of which is shorter than a heartbeat, and over calls sent meanwhile.
+void silence_adds_up(Random& random) {
+  Client client({.heartbeat_s = 0.02, .silent_beats = 3, .spin_s = 0, .reply_dtype = 1});
+  const auto [mine, silent] = connected_sockets();
+  Layer layer;
+  layer.serial = client.add(mine, 5);
+  layer.fill(random);
+  int waits = 0;
+  for (Outcome outcome = Outcome::kLate; outcome == Outcome::kLate; ++waits) {
+    require(waits < 1000, "a silent peer is found out by short waits");
+    Exchange* exchange = client.scatter(layer.scatter(1));
+    std::this_thread::sleep_for(std::chrono::milliseconds(16));  // the engine computes
+    client.wait(*exchange, 0.006, false);
+    outcome = exchange->calls[0].outcome;
+    client.release(exchange);
+  }
+  require(waits > 2, "one question is not enough");
+  require(client.why_over(layer.serial) == "it has given no sign of life", "why it is over");
+  close(silent);
+}
+
+// A worker that computes for longer than silence may last answers for itself meanwhile.
+void who_computes_is_not_silent(Random& random, const std::string& keys) {
+  Server server({.expected = expected()}, [](const Launch& launch) {
+    std::this_thread::sleep_for(std::chrono::milliseconds(900));
+    return compute(launch);
+  });
+  Client client({.heartbeat_s = 0.1, .silent_beats = 3, .spin_s = 0, .reply_dtype = 1});
+  Layer layer;
+  layer.serial = client.add(open_session(server, 5, random, keys), 5, keys);
+  layer.fill(random);
+  Exchange* exchange = client.scatter(layer.scatter(1));
+  client.wait(*exchange, 20, false);
+  require(exchange->calls[0].outcome == Outcome::kAnswered && layer.right(1), "its answer is waited for");
+  client.release(exchange);
+}
+
 // Threads that open, close and count sessions beside one that scatters.
 void sessions_come_and_go_beside_exchanges(Random& random, const std::string& keys) {
   Server server({.expected = expected(), .max_sessions = 64}, compute);
@@ -226,9 +263,11 @@ int main() {
   messages_are_read_only_as_they_were_sent(random);
   large_frames_go_through_small_sockets(random);
   outsiders_cannot_use_a_token(random);
+  silence_adds_up(random);
   for (const std::string& keys : {std::string(), random_bytes(kKeysBytes, random)}) {
     frames_may_come_in_any_pieces(random, keys);
     late_replies_touch_nothing(random, keys);
+    who_computes_is_not_silent(random, keys);
     sessions_come_and_go_beside_exchanges(random, keys);
   }
   std::puts("all checks hold");

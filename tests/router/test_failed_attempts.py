@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import grpc
 import pytest
+from caracal_proto.attention_pb2 import GenerateEvent, Token
 
 from services.attention_worker import attempts
 from services.router.requests import failover
-from services.router.requests.attempt import AttemptFailed
+from services.router.requests.attempt import Attempt, AttemptFailed
 from services.router.requests.failover import BUSY, DRAINING, NOT_BEGUN, STANDS_STILL, recover
 from services.router.requests.progress import GenerationProgress
+from services.router.requests.worker_choice import AttentionWorkerView
 from services.security.calls import OTHER_RUN
 
 LOST, UNAVAILABLE = True, grpc.StatusCode.UNAVAILABLE
@@ -44,6 +46,33 @@ def test_three_deaths_in_a_row_quarantine_and_one_token_ends_the_row() -> None:
     assert [recover(progress, death).quarantined for _ in range(3)] == [False, False, True]
     progress.deaths_in_a_row = 0
     assert [recover(progress, None).quarantined for _ in range(4)] == [False] * 4
+
+
+def test_two_deaths_quarantine_a_request_that_was_alone_or_had_just_begun() -> None:
+    progress, death = GenerationProgress(), AttemptFailed(UNAVAILABLE, "", lost=True)
+    assert [recover(progress, death, one).quarantined for one in (True, False)] == [False, False]
+    assert recover(progress, death, True).quarantined
+    attempt = progress.open_attempt()
+    progress.accept(attempt, [Token(index=0, id=7)])
+    assert [recover(progress, death, True).quarantined for _ in range(2)] == [False, True]
+
+
+def test_who_is_implicated() -> None:
+    """Nothing came of it before the worker died, or nobody else was there."""
+
+    def attempt(received: bool) -> Attempt:
+        made = Attempt(AttentionWorkerView(worker_id="a", address="a:1"), 1, lambda: None)
+        if received:
+            made.arrive(GenerateEvent())
+        return made
+
+    found = []
+    for received, alone in ((True, False), (True, True), (False, False), (False, True)):
+        one = attempt(received)
+        assert not one.implicated
+        one.fail(AttemptFailed(UNAVAILABLE, "", lost=True), alone)
+        found.append(one.implicated)
+    assert found == [False, True, True, True]
 
 
 def test_only_a_worker_that_can_never_have_it_is_full() -> None:

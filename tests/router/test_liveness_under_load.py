@@ -98,7 +98,7 @@ def test_workers_that_hand_back_are_no_sign_against_a_request(harness: Harness) 
     assert tries == 5
 
 
-def test_a_request_that_kills_three_workers_is_poison(harness: Harness) -> None:
+def test_a_request_that_kills_two_workers_is_poison(harness: Harness) -> None:
     def killer(fake: FakeAttention) -> Any:
         async def script(request: Any, context: Any) -> Any:
             asyncio.get_running_loop().create_task(fake.stop())
@@ -112,7 +112,7 @@ def test_a_request_that_kills_three_workers_is_poison(harness: Harness) -> None:
     with pytest.raises(openai.InternalServerError) as caught:
         complete(harness)
     assert caught.value.code == "request_quarantined"
-    assert [len(fake.requests) for fake in harness.fakes] == [1, 1, 1]
+    assert sorted(len(fake.requests) for fake in harness.fakes) == [0, 1, 1]
 
 
 def test_a_time_limit_leaves_out_the_loops_lag() -> None:

@@ -57,7 +57,7 @@ def test_attempts_without_a_token_are_counted_until_one_comes(count: int) -> Non
     progress = GenerationProgress()
     for _ in range(3):
         assert [progress.attempt_failed() for _ in range(2)] == [1, 2]
-        assert [progress.worker_died() for _ in range(2)] == [1, 2]
+        assert [progress.worker_died() for _ in range(2)] == [False, False]
         progress.accept(progress.open_attempt(), [Tok(progress.next_index + each, 1) for each in range(count)])
 
 

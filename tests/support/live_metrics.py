@@ -15,6 +15,7 @@ from services.attention_worker import metrics as attention
 from services.attention_worker.golden_check import GoldenCheck
 from services.attention_worker.migration.stats import MigrationStats
 from services.checkpoint.reader import Checkpoint
+from services.checkpoint.scrub import ScrubCounters
 from services.expert_worker import metrics as expert
 from services.expert_worker.batcher import Batcher
 from services.expert_worker.experts import Experts
@@ -74,6 +75,7 @@ def _attention(folder: Path) -> CollectorRegistry:
             lambda: 0,
             ShadowStats(),
             GoldenCheck(None, {}, 0),
+            ScrubCounters(),
         )
     )
     return registry
@@ -84,7 +86,7 @@ def _expert(folder: Path) -> CollectorRegistry:
     state = PlacementState(experts, "expert-0", "boot", "class")
     batcher = Batcher(experts.compute, experts.num_layers, experts.num_ffn)
     registry = CollectorRegistry()
-    registry.register(expert.ExpertMetrics(batcher, state, ExpertService(state, batcher)))
+    registry.register(expert.ExpertMetrics(batcher, state, ExpertService(state, batcher), ScrubCounters()))
     return registry
 
 

@@ -12,6 +12,7 @@ from caracal_proto import expert_pb2, tensor_pb2
 from caracal_proto.tensors import checksum
 from support.native_frames import CALL, REPLY, Frame, FramesEnded, read_frame
 
+LAYER_AT = 40  # of a frame's bytes
 OnCall = Callable[[expert_pb2.ExpertCall], None]
 OnReply = Callable[[expert_pb2.ExpertReply], "expert_pb2.ExpertReply | None"]
 
@@ -21,7 +22,9 @@ class NativeProxy:
 
     def __init__(self, on_call: OnCall, on_reply: OnReply) -> None:
         self._on_call, self._on_reply = on_call, on_reply
-        self.damaged_calls = 0  # that get a flipped bit in their ids, with the checksum of what was sent
+        # How many are to get a flipped bit, with the checksums of what was sent: in ids, in rows, and in headers.
+        self.damaged_calls = self.damaged_replies = 0
+        self.damaged_call_headers = self.damaged_reply_headers = 0
 
     def cover(self, place: expert_pb2.OpenReply) -> expert_pb2.OpenReply:
         """The same place, reached through this proxy."""
@@ -53,11 +56,21 @@ class NativeProxy:
             while True:
                 frame = change(read_frame(source))
                 if frame is not None:
-                    target.sendall(frame.encoded())
+                    target.sendall(self._on_the_wire(frame))
         except (FramesEnded, OSError, RuntimeError):
             for one in (source, target):
                 with contextlib.suppress(OSError):
                     one.shutdown(socket.SHUT_RDWR)
+
+    def _on_the_wire(self, frame: Frame) -> bytes:
+        data = frame.encoded()
+        if frame.kind == CALL and self.damaged_call_headers:
+            self.damaged_call_headers -= 1
+        elif frame.kind == REPLY and self.damaged_reply_headers:
+            self.damaged_reply_headers -= 1
+        else:
+            return data
+        return data[:LAYER_AT] + bytes([data[LAYER_AT] ^ 1]) + data[LAYER_AT + 1 :]
 
     def _call(self, frame: Frame) -> Frame:
         if frame.kind == CALL:
@@ -77,7 +90,7 @@ class NativeProxy:
             )
             if self.damaged_calls:
                 self.damaged_calls -= 1
-                return replace(frame, body=bytes([frame.body[0] ^ 1]) + frame.body[1:])
+                return flipped(frame)
         return frame
 
     def _reply(self, frame: Frame) -> Frame | None:
@@ -91,11 +104,19 @@ class NativeProxy:
             reply.rows, reply.checksum = frame.assignments, checksum(frame.body)
             reply.y.data, reply.y.dtype = frame.body, frame.dtype  # type: ignore[assignment]
             reply.y.shape.extend((frame.assignments, frame.hidden))
+        if self.damaged_replies:
+            self.damaged_replies -= 1
+            return flipped(frame)
         before = reply.SerializeToString()
         changed = self._on_reply(reply)
         if changed is None or changed.SerializeToString() == before:
             return None if changed is None else frame
         return _frame_of(changed, frame)
+
+
+def flipped(frame: Frame) -> Frame:
+    """The frame with another first bit of its body, and with the checksum that it had."""
+    return replace(frame, body=bytes([frame.body[0] ^ 1]) + frame.body[1:])
 
 
 def _frame_of(reply: expert_pb2.ExpertReply, frame: Frame) -> Frame:

@@ -19,6 +19,7 @@ from services.router.dispatch.call_latency import (
     Latencies,
     size_of,
 )
+from services.router.dispatch.heartbeats import FEWEST_BEATS, SILENT_BEATS, silent_beats
 from services.router.dispatch.suspects import FIRST_PROBE_S, HEALTHY, LAST_PROBE_S, OVERDUE, Suspects
 
 OPTIONS = HedgeOptions(quantile=0.9, budget=0.1, floor_s=0.001)
@@ -84,6 +85,11 @@ def test_sessions_that_are_gone_are_forgotten() -> None:
     known.overdue_after()
     known.keep_only(["b"])
     assert set(known.overdue_after()) == {"b"}
+
+
+def test_where_calls_take_longer_a_worker_may_be_silent_for_longer() -> None:
+    assert [silent_beats(seconds) for seconds in (0.02, 0.1, 0.2, 1.0, NEVER)] == [3, 3, 6, 10, 10]
+    assert (silent_beats(0.0), silent_beats(NEVER)) == (FEWEST_BEATS, SILENT_BEATS)
 
 
 def test_hedges_are_a_share_of_calls_beside_the_first_ones() -> None:

@@ -35,6 +35,7 @@ from services.attention_worker.engine.sequence import Sampling
 from services.checkpoint.reader import Checkpoint
 from services.router.dispatch.expert_workers import MOST_DAMAGED
 from services.router.dispatch.grpc_link import GrpcLink
+from services.router.dispatch.native_fanout import NativeFanout
 from services.router.requests.attempt import AttemptFailed
 from services.router.requests.attempt_stream import AttemptStream
 from services.router.requests.damaged_links import FIRST_S, LAST_S, MOST, WITHIN_S, DamagedLinks
@@ -169,7 +170,8 @@ def test_damaged_replies_over_grpc_cost_a_resend(checkpoint: Checkpoint, one: Wo
             assert proxy.flipped == dispatcher.stats.total().retries == 2
 
 
-def test_damaged_calls_over_native_sessions_cost_resends(checkpoint: Checkpoint, one: Worker) -> None:
+@pytest.mark.parametrize("what", ["damaged_calls", "damaged_replies"])
+def test_damage_over_native_sessions_costs_resends(checkpoint: Checkpoint, one: Worker, what: str) -> None:
     gate, plain = gates(checkpoint), ReferenceDispatcher(checkpoint, DTYPE)
     batch = random_batch(0, checkpoint.config.hidden_size, DTYPE, tokens=12)
     proxy = one.service.proxy
@@ -177,9 +179,28 @@ def test_damaged_calls_over_native_sessions_cost_resends(checkpoint: Checkpoint,
     with open_dispatcher(checkpoint, connecting("native", checkpoint, DTYPE)) as dispatcher:
         dispatcher.apply(place(1, checkpoint, [one.endpoint], lambda layer, expert: [0]))
         for damaged in (1, 5):
-            proxy.damaged_calls = damaged
+            setattr(proxy, what, damaged)
             assert torch.equal(run(dispatcher, 0, gate[0], batch), run(plain, 0, gate[0], batch))
         assert dispatcher.stats.total().retries == MOST_DAMAGED, "then the link is given up, and a new one is well"
+
+
+@pytest.mark.parametrize("what", ["damaged_replies", "damaged_call_headers", "damaged_reply_headers"])
+def test_one_damaged_frame_is_a_resend_and_says_nothing_against_the_worker(
+    checkpoint: Checkpoint, one: Worker, what: str
+) -> None:
+    """A body costs the call alone; behind a header nothing can be read, so the session ends, of either side."""
+    gate, plain = gates(checkpoint), ReferenceDispatcher(checkpoint, DTYPE)
+    batch = random_batch(0, checkpoint.config.hidden_size, DTYPE, tokens=12)
+    proxy, fanout = one.service.proxy, connecting("native", checkpoint, DTYPE)
+    assert isinstance(proxy, NativeProxy)
+    assert isinstance(fanout, NativeFanout)
+    with open_dispatcher(checkpoint, fanout) as dispatcher:
+        dispatcher.apply(place(1, checkpoint, [one.endpoint], lambda layer, expert: [0]))
+        setattr(proxy, what, 1)
+        assert torch.equal(run(dispatcher, 0, gate[0], batch), run(plain, 0, gate[0], batch))
+        assert getattr(proxy, what) == 0
+        assert (dispatcher.stats.total().retries, dispatcher.suspects) == (1, 0)
+        assert fanout.stats.broken == int(what != "damaged_replies")
 
 
 def test_a_link_that_damages_often_is_avoided() -> None:

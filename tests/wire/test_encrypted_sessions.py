@@ -160,6 +160,8 @@ def test_frames_out_of_place_end_the_session(checkpoint: Checkpoint, one: Worker
         caller.socket.sendall(first)
         assert caller.read().status == 0
     caller.socket.sendall(sent)
+    notice = caller.read()
+    assert (notice.kind, notice.call, notice.status) == (REPLY, 0, expert_pb2.ExpertReply.DAMAGED)
     with pytest.raises(FramesEnded):
         caller.read()
     assert one.service.native_calls == (how == "a copy")

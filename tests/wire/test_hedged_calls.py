@@ -16,26 +16,32 @@ from support.expert_workers import (
     Worker,
     connecting,
     gates,
+    load_everything,
     open_dispatcher,
     place,
     random_batch,
     run,
+    workers,
 )
 from support.native_layers import both_sides
 from support.paged import Paged, local_dispatcher
 from support.reference_dispatcher import ReferenceDispatcher
+from torch import Tensor
 
 from services.attention_worker.model import native_stack
 from services.checkpoint.reader import Checkpoint
+from services.expert_worker.batcher import Compute
 from services.router.dispatch.call_latency import FEWEST, FIRST_HEDGES, HedgeOptions
+from services.router.dispatch.heartbeats import FEWEST_BEATS, HEARTBEAT_S
 from services.router.dispatch.links import Connect
 from services.router.dispatch.moe_dispatcher import MoEDispatcher
+from services.router.dispatch.native_link import NativeStats
 
 pytestmark = pytest.mark.processes
 
 DTYPE = torch.bfloat16
-LATE_S = 0.4  # less than it takes until a native session is given up
-HEDGING = HedgeOptions(quantile=0.9, budget=1.0, floor_s=0.05)
+LATE_S = 0.4  # over a native session signs of life are late as well: less than it takes until one is given up
+HEDGING = HedgeOptions(quantile=0.9, budget=1.0, floor_s=0.25)
 NEVER = HedgeOptions(quantile=0.0)
 
 
@@ -113,6 +119,68 @@ def test_a_late_worker_with_the_only_replica_is_waited_for(
             worker.service.fault = late
         assert torch.equal(run(dispatcher, 0, gate, batch), expected)
         assert (dispatcher.stats.total().hedges_won, dispatcher.suspects) == (0, 0)
+
+
+def test_a_late_call_goes_to_a_suspect_where_there_is_no_other(
+    checkpoint: Checkpoint, connect: Connect, two: list[Worker]
+) -> None:
+    gate, batch = gates(checkpoint)[0], batch_of(checkpoint)
+    expected = run(ReferenceDispatcher(checkpoint, DTYPE), 0, gate, batch)
+    with open_dispatcher(checkpoint, connect, hedging=HEDGING) as dispatcher:
+        dispatcher.apply(place(1, checkpoint, [w.endpoint for w in two], lambda layer, expert: [0, 1]))
+        knows(dispatcher, lambda: run(dispatcher, 0, gate, batch))
+        two[0].service.fault = drop
+        while not dispatcher.suspects:
+            run(dispatcher, 0, gate, batch)
+        won = dispatcher.stats.total().hedges_won
+        two[0].service.fault, two[1].service.fault = lambda reply: reply, drop
+        assert dispatcher.suspects == 1, "no probe says yet that it is well again"
+        assert torch.equal(run(dispatcher, 0, gate, batch), expected)
+        stats = dispatcher.stats.total()
+        assert (stats.hedges_won, stats.retries) == (won + 1, 0)
+
+
+def test_a_call_that_could_not_be_hedged_is_once_another_worker_has_answered(
+    checkpoint: Checkpoint, connect: Connect, two: list[Worker]
+) -> None:
+    gate, batch = gates(checkpoint)[0], batch_of(checkpoint)
+    expected = run(ReferenceDispatcher(checkpoint, DTYPE), 0, gate, batch)
+    with open_dispatcher(checkpoint, connect, hedging=HEDGING) as dispatcher:
+        dispatcher.apply(place(1, checkpoint, [w.endpoint for w in two], lambda layer, expert: [0, 1]))
+        knows(dispatcher, lambda: run(dispatcher, 0, gate, batch))
+        two[0].service.fault, two[1].service.fault = drop, late
+        assert torch.equal(run(dispatcher, 0, gate, batch), expected)
+        stats = dispatcher.stats.total()
+        assert (stats.hedges_won, stats.retries) == (1, 0)
+
+
+def test_workers_that_compute_for_long_and_give_signs_of_life_are_no_suspects(checkpoint: Checkpoint) -> None:
+    """For longer than a silent worker has. Both, so that no hedge is faster."""
+    seconds = [0.0]
+
+    def slow(compute: Compute) -> Compute:
+        def slowed(layer: int, x_RD: Tensor, row_A: Tensor, expert_A: Tensor) -> Tensor:
+            time.sleep(seconds[0])
+            return compute(layer, x_RD, row_A, expert_A)
+
+        return slowed
+
+    gate, batch, stats = gates(checkpoint)[0], batch_of(checkpoint), NativeStats()
+    expected = run(ReferenceDispatcher(checkpoint, DTYPE), 0, gate, batch)
+    hedging = HedgeOptions(quantile=0.9, budget=1.0, floor_s=0.05)
+    connect = connecting("native", checkpoint, DTYPE, native_stats=stats)
+    with (
+        workers(checkpoint, DTYPE, 2, around=slow) as two,
+        open_dispatcher(checkpoint, connect, hedging=hedging) as dispatcher,
+    ):
+        for worker in two:
+            load_everything(worker.experts)
+        dispatcher.apply(place(1, checkpoint, [w.endpoint for w in two], lambda layer, expert: [0, 1]))
+        knows(dispatcher, lambda: run(dispatcher, 0, gate, batch))
+        seconds[0] = 3 * (0.05 + FEWEST_BEATS * HEARTBEAT_S)
+        for _ in range(3):
+            assert torch.equal(run(dispatcher, 0, gate, batch), expected)
+        assert (dispatcher.suspects, stats.broken, dispatcher.stats.total().retries) == (0, 0, 0)
 
 
 def test_hedges_keep_to_the_budget(checkpoint: Checkpoint, two: list[Worker]) -> None:

@@ -8,6 +8,7 @@ from contextlib import contextmanager
 
 import pytest
 import torch
+from caracal_proto.placement_pb2 import Endpoint
 from support.cluster_harness import until
 from support.expert_workers import (
     Worker,
@@ -26,6 +27,8 @@ from support.reference_dispatcher import ReferenceDispatcher
 
 from services.attention_worker.model import native_stack
 from services.checkpoint.reader import Checkpoint
+from services.router.dispatch.grpc_link import GrpcLink
+from services.router.dispatch.links import Link
 from services.router.dispatch.moe_dispatcher import MoEDispatcher
 from services.router.dispatch.shadow_calls import ShadowOptions
 from services.router.dispatch.table import Key
@@ -51,6 +54,36 @@ def flipping(checkpoint: Checkpoint, count: int) -> Iterator[tuple[list[Worker],
 def compared(dispatcher: MoEDispatcher) -> None:
     """Waits until nothing is left to be compared."""
     until(lambda: not dispatcher.shadow_waiting, "calls wait to be compared", 20)
+
+
+class BreaksOnce:
+    """A link that raises what no link should, the first time it is used."""
+
+    def __init__(self) -> None:
+        self.left = 1
+
+    def __call__(self, endpoint: Endpoint) -> Link:
+        if self.left:
+            self.left -= 1
+            raise ValueError("nobody expects this")
+        return GrpcLink(endpoint)
+
+
+def test_comparing_goes_on_after_something_that_nobody_expects(checkpoint: Checkpoint) -> None:
+    gate = gates(checkpoint)[0]
+    options = ShadowOptions(share=1.0, busy=1.0, connect=BreaksOnce())
+    with (
+        flipping(checkpoint, 2) as (running, _),
+        open_dispatcher(checkpoint, GrpcLink, shadow=options) as dispatcher,
+    ):
+        dispatcher.apply(place(1, checkpoint, [w.endpoint for w in running], lambda layer, expert: [0, 1]))
+        batch = random_batch(0, checkpoint.config.hidden_size, DTYPE, tokens=12)
+        for _ in range(2):
+            run(dispatcher, 0, gate, batch)
+            compared(dispatcher)
+        stats = dispatcher.shadow_stats
+        assert (stats.failures, stats.differences) == (1, 0)
+        assert stats.assignments > 0
 
 
 @pytest.mark.parametrize("link", ["grpc", "native"])

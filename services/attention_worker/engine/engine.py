@@ -235,6 +235,7 @@ class Engine:
         prompts = [chunk for chunk in chunks if not chunk.samples] if len(sampling) < len(chunks) else []
         rows = sum(1 + chunk.drafts for chunk in sampling)
         self.counters.steps += 1
+        self.counters.step_s = self.scheduler.cost.at_most(work)
         layers = LayerChecksums(chunks) if self._observed else None
         try:
             for chunk in sampling:

@@ -19,6 +19,7 @@ DRIFT = 0.02  # how far a coefficient may move from one step to the next, as a s
 NOISE = 0.15  # of a step's time, as a share of it
 SMALLEST = 1e-5  # of a coefficient, as a share of its prior: an estimate may come out below zero
 MOST = 2.0  # a step that waits for an expert or compiles a kernel counts as this many times its prediction, no more
+CERTAIN = 3.0  # standard deviations of what is known
 HEADROOM_UP, HEADROOM_DOWN = 1.2, 1 - 5e-4  # in balance when one step of four hundred takes longer than expected
 HEADROOM_START, HEADROOM_LEAST, HEADROOM_MOST = 2.0, 1.1, 4.0  # shorter chunks cost little, a late token is seen
 
@@ -66,6 +67,12 @@ class StepCost:
     def bound(self, work: Work) -> float:
         """The seconds that about one mixed step of four hundred exceeds."""
         return self._headroom * self.predict(work)
+
+    def at_most(self, work: Work) -> float:
+        """The seconds beyond which a step of this size is not explained by what was measured; many while little was."""
+        seen_F = _features(work)
+        spread = sum(seen * _dot(spread_F, seen_F) for seen, spread_F in zip(seen_F, self._spread_FF, strict=True))
+        return _dot(seen_F, self._cost_F) + CERTAIN * math.sqrt(max(0.0, spread))
 
     def price(self, decodes: Work) -> float:
         """What as many rows again would cost, as a share of the seconds of a step with these: 0 to 1."""

@@ -7,7 +7,7 @@ DispatchError
 ├── NotLoaded                FAILED_PRECONDITION: the worker has not loaded an expert it was asked for
 ├── StaleEpoch               FAILED_PRECONDITION: the worker has seen a newer table
 ├── CallRejected             INVALID_ARGUMENT: the call was malformed
-└── CallDamaged              DATA_LOSS: what the worker got is not what was sent
+└── CallDamaged              DATA_LOSS: what the worker got is not what was sent, or what came back is not
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ class WorkerUnavailable(DispatchError):
 
 
 class InvalidReply(WorkerUnavailable):
-    """The worker's reply is short, of the wrong shape, fails its checksum, or is not finite."""
+    """The worker's reply is short, of the wrong shape, or is not finite."""
 
 
 class ExpertsUnavailable(WorkerUnavailable):
@@ -57,4 +57,7 @@ class CallRejected(DispatchError):
 
 
 class CallDamaged(DispatchError):
-    """The call was damaged on its way. It is sent again at once, to the same worker if there is no other."""
+    """The call or its reply was damaged on its way. It is sent again at once, to the same worker if there is no other.
+
+    It says nothing against the worker; a link on which it happens often is given up.
+    """

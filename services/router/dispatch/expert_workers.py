@@ -63,6 +63,7 @@ class ExpertWorkerPool:
         self._damaged: dict[Key, deque[float]] = {}  # when the last calls to a worker were damaged
         self._changed = threading.Condition()
         self._dispatched = 0  # calls that were sent one by one
+        self.looks = 0  # of the engine's thread, while it waits for replies in Python
         self.row: tuple[int, torch.dtype] | None = None  # width and dtype of the rows that were sent last
         self.health = LinkHealth(hedging, self._scatterer, self._probe, self._renew, self._rebuild_view)
         self.shadow = ShadowCalls(shadow, lambda: self._table, self._rebuild_view)
@@ -79,8 +80,13 @@ class ExpertWorkerPool:
 
     @property
     def hedges(self) -> bool:
-        """Whether overdue calls may be sent to other workers as well."""
-        return self.health.options.quantile > 0
+        """Whether overdue calls may be sent to other workers as well: to suspects, where there is no other."""
+        return self.health.hedges
+
+    @property
+    def convicted(self) -> frozenset[Key]:
+        """The workers that have computed wrongly."""
+        return self.shadow.convicted
 
     def messages_sent(self) -> int:
         """Calls that were made until now."""
@@ -96,6 +102,7 @@ class ExpertWorkerPool:
         with self._changed:
             if compiled.epoch > self._table.epoch:
                 self._table = self._view = compiled
+                self.health.replicated = compiled.replicated
                 self._close_later(set(self._links) - set(compiled.keys))
                 self.health.keep_only(compiled.keys)
                 self.shadow.keep_only(compiled.keys)
@@ -190,7 +197,7 @@ class ExpertWorkerPool:
 
     def _rebuild_view(self) -> None:
         with self._changed:
-            self._view = self._table.avoiding(self.health.suspects | self.shadow.convicted)
+            self._view = self._table.avoiding(self.health.suspects | self.convicted)
         if self._scatterer is not None:
             self._scatterer.outdate_sessions()
 

@@ -35,6 +35,7 @@ from services.router.dispatch.errors import (
 from services.router.dispatch.links import ExpertOutput, ExpertRequest
 from services.security.channels import PLAIN, Dialer
 from services.security.identity import EXPERT
+from services.security.sealed_calls import is_damage
 from services.transport.p2p_group import P2PBroken
 from services.transport.payload import pack, payload_bytes
 
@@ -204,17 +205,20 @@ class Session:
 
     def _read(self) -> None:
         name_this_thread("grpc-link")
-        why = "it ended the session"
+        why, damaged = "it ended the session", False
         try:
             for reply in self._stream:
                 self._deliver(reply)
         except grpc.RpcError as error:
-            why = f"{error.code().name}: {error.details()}" if isinstance(error, grpc.Call) else str(error)
+            if isinstance(error, grpc.Call):
+                why, damaged = f"{error.code().name}: {error.details()}", is_damage(error)
+            else:
+                why = str(error)
         except P2PBroken as error:
             why = f"P2P group: {error}"
         except ValueError as error:
             why = str(error)  # the channel was closed before the stream was read
-        self._end(why)
+        self._end(why, damaged)
 
     def _deliver(self, reply: expert_pb2.ExpertReply) -> None:
         """Completes the call that a reply belongs to. Raises P2PBroken when no further reply can be received."""
@@ -249,20 +253,22 @@ class Session:
         raise InvalidReply(why)
 
     def _rows(self, reply: expert_pb2.ExpertReply, waiting: Waiting) -> Tensor:
-        """Returns the reply's checked payload, [A, D]. Raises InvalidReply, P2PBroken."""
+        """Returns the reply's checked payload, [A, D]. Raises InvalidReply, CallDamaged, P2PBroken."""
         data = reply.y.data
         if len(data) != payload_bytes(*waiting.shape, waiting.dtype):
             raise InvalidReply(f"{self._name} answered {len(data)} bytes for {list(waiting.shape)}")
         if checksum(data) != reply.checksum:
-            raise InvalidReply(f"the reply of {self._name} fails its checksum")
+            raise CallDamaged(f"the reply of {self._name} fails its checksum")
         return view(data, waiting.shape, waiting.dtype)
 
-    def _end(self, why: str) -> None:
+    def _end(self, why: str, damaged: bool = False) -> None:
+        """Fails what is in flight. `damaged`: a message was, on its way."""
         with self._ending:
             self.over, self.ended_by = True, self.ended_by or why
             unanswered, self._waiting = self._waiting, {}
         for waiting in unanswered.values():
-            waiting.future.set_exception(WorkerUnavailable(f"{self._name} is gone: {why}"))
+            message = f"{self._name}: {why}" if damaged else f"{self._name} is gone: {why}"
+            waiting.future.set_exception(CallDamaged(message) if damaged else WorkerUnavailable(message))
         self._outbox.put(None)
         self._channel.close()
 

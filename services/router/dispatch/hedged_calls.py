@@ -19,8 +19,10 @@ from services.router.dispatch.expert_workers import ExpertWorkerPool
 from services.router.dispatch.links import ExpertOutput
 from services.router.dispatch.send import RoutedBatch, SentBatch, plan_and_send
 from services.router.dispatch.stats import LayerStats
+from services.router.dispatch.table import Key
 
 SLICE_S = 0.002  # between two looks at calls of both kinds, which no single call can wait for
+LOOK_S = 0.01  # between two looks at whether a call that could not be hedged can be now
 
 
 class Hedge(NamedTuple):
@@ -38,30 +40,35 @@ class HedgedCalls:
     ) -> None:
         self._pool, self._batch, self._sent, self._stats = pool, batch, sent, stats
         self._timeout_s = timeout_s
-        self._hedges: dict[int, SentBatch | None] = {}  # by worker; None where there is none, or none any more
+        self._hedges: dict[int, SentBatch] = {}  # that are on their way, by worker
+        self._failed: set[Key] = set()  # whom hedges went to that have brought nothing
 
     def wait(self) -> list[Hedge]:
         """Returns the hedges that were answered before what they stand for, which is given up then.
 
         Calls that are in time have ended when it returns; of the others some may be pending, and nothing is to be
-        gained by hedges.
+        gained by hedges. A call that cannot be hedged now, since no other worker has its experts, or all that have are
+        overdue as well, or the budget is used up, is looked at again.
         """
         if not self._is_overdue():
             return []
         won: list[Hedge] = []
         until_s = time.perf_counter() + self._timeout_s
         while pending := self._pending(self._sent, {hedge.worker for hedge in won}):
-            now = time.perf_counter()
-            for worker in [worker for worker, at_s in pending.items() if at_s <= now and worker not in self._hedges]:
-                self._hedges[worker] = self._send(worker, [one for one, at_s in pending.items() if at_s <= now])
+            now, self._pool.looks = time.perf_counter(), self._pool.looks + 1
+            overdue = [worker for worker, at_s in pending.items() if at_s <= now]
+            for worker in overdue:
+                if worker not in self._hedges and (hedge := self._send(worker, overdue)) is not None:
+                    self._hedges[worker] = hedge
             if first := self._first_answered(pending):
                 won.append(first)
                 continue
-            running = [sent for sent in self._hedges.values() if sent is not None]
-            others = [at_s for worker, at_s in pending.items() if worker not in self._hedges]
-            if now >= until_s or (not running and not any(map(math.isfinite, others))):
+            running = list(self._hedges.values())
+            others = [at_s for worker, at_s in pending.items() if worker not in self._hedges and math.isfinite(at_s)]
+            if now >= until_s or not (running or others):
                 break
-            self._wait_for_one([self._sent, *running], min([until_s, *others]) - now)
+            look_at = [now + LOOK_S if at_s <= now else at_s for at_s in others]
+            self._wait_for_one([self._sent, *running], min([until_s, *look_at]) - now)
         return won
 
     def _is_overdue(self) -> bool:
@@ -87,15 +94,15 @@ class HedgedCalls:
         return {worker: at_s for worker, at_s in found.items() if worker not in without}
 
     def _send(self, worker: int, overdue: Collection[int]) -> SentBatch | None:
-        """Sends one call's rows to workers that are not overdue; None when they have not all its experts, or when the
-        budget is used up."""
+        """Sends one call's rows to workers that are not overdue, and to suspects where there is no other; None when
+        they have not all its experts, or when the budget is used up."""
         pool, batch, sent = self._pool, self._batch, self._sent
         part = sent.part(worker)
         chosen_TK = (sent.reply_index_TK >= part.first) & (sent.reply_index_TK < part.first + part.assignments)
-        table = pool.view
-        keys = {sent.keys[one] for one in overdue}
-        banned = frozenset(index for index, key in enumerate(table.keys) if key in keys)
-        left = table.layers[batch.layer].without(banned)
+        table = pool.table
+        banned = {sent.keys[one] for one in overdue} | self._failed | pool.convicted
+        left = table.layers[batch.layer].without(table.places(banned))
+        left = left.avoiding(table.places(pool.health.suspects))
         replicas = left.lists()
         if not all(replicas[expert] for expert in set(batch.ids_TK[chosen_TK].tolist())):
             return None
@@ -111,16 +118,19 @@ class HedgedCalls:
 
     def _first_answered(self, pending: Collection[int]) -> Hedge | None:
         """A hedge that was answered while its call, now given up, is pending; others that have ended are dropped."""
-        for worker, sent in self._hedges.items():
-            if sent is None or (worker in pending and self._pending(sent)):
+        for worker, sent in list(self._hedges.items()):
+            if worker in pending and self._pending(sent):
                 continue
-            self._hedges[worker] = None
-            if worker in pending and _all_well(sent):
+            del self._hedges[worker]
+            if worker not in pending:
+                continue
+            if _all_well(sent):
                 if self._sent.scatter is not None:
                     self._sent.scatter.give_up(worker)
                 self._stats.hedges_won += 1
                 self._pool.health.overdue(self._sent.keys[worker])
                 return Hedge(worker, sent)
+            self._failed.update(key for key, count in zip(sent.keys, sent.counts, strict=True) if count)
         return None
 
     def _wait_for_one(self, batches: Sequence[SentBatch], timeout_s: float) -> None:

@@ -39,6 +39,7 @@ class LinkHealth:
         on_change: Callable[[], None],
     ) -> None:
         self.options = options
+        self.replicated = False  # some expert of the table has several replicas
         self._scatterer, self._probe, self._renew, self._on_change = scatterer, probe, renew, on_change
         self._lock = threading.Lock()
         self._suspects: Suspects[Key] = Suspects()
@@ -55,6 +56,11 @@ class LinkHealth:
     def suspects(self) -> frozenset[Key]:
         """The workers that are avoided."""
         return self._avoided
+
+    @property
+    def hedges(self) -> bool:
+        """Whether overdue calls may be sent to other workers as well: to suspects, where there is no other."""
+        return self.options.quantile > 0 and self.replicated
 
     @property
     def knows_latencies(self) -> bool:
@@ -131,7 +137,10 @@ class LinkHealth:
         read_at = 0.0
         while not self._closed:
             if time.monotonic() >= read_at:
-                self._read()
+                try:
+                    self._read()
+                except Exception as error:
+                    log.error("latencies of expert workers could not be read", exc_info=error)
                 read_at = time.monotonic() + READ_S
             with self._lock:
                 due = self._suspects.due(time.monotonic())
@@ -150,7 +159,7 @@ class LinkHealth:
                 self._latencies.add(*self._measured.popleft())
             self._limits = limits = self._latencies.overdue_after()
         if self._scatterer is not None:
-            self._scatterer.set_overdue_after(limits)
+            self._scatterer.set_limits(limits, self.replicated)
 
     def _probe_once(self, key: Key) -> None:
         try:
@@ -159,6 +168,9 @@ class LinkHealth:
             why = f"a probe took {seconds:.3f} s"
         except DispatchError as error:
             healthy, why = False, str(error)
+        except Exception as error:
+            healthy, why = False, repr(error)
+            log.error("a probe of an expert worker failed", worker_id=key[0], exc_info=error)
         with self._lock:
             since_s = self._suspects.since(key)
             changed = self._suspects.probed(key, healthy, time.monotonic())

@@ -179,8 +179,9 @@ class Scatterer(Protocol):
         """Whose calls have been answered since this was asked last, with their assignments and seconds."""
         ...
 
-    def set_overdue_after(self, limits: Mapping[Key, Sequence[float]]) -> None:
-        """From now on calls to these workers are overdue after so many seconds, by their size."""
+    def set_limits(self, limits: Mapping[Key, Sequence[float]], replicated: bool) -> None:
+        """From now on calls to these workers are overdue after so many seconds, by their size. `replicated`: others
+        have their experts, so they are soon taken for gone when they give no sign of life."""
         ...
 
     def answered(self, key: Key) -> int:

@@ -68,6 +68,11 @@ class MoEDispatcher:
         return self._pool.table.epoch
 
     @property
+    def progress(self) -> int:
+        """Changes whenever a layer begins, and while replies are waited for."""
+        return self.stats.layer_calls + self._pool.looks
+
+    @property
     def suspects(self) -> int:
         """How many expert workers are avoided now."""
         return len(self._pool.health.suspects)

@@ -106,16 +106,17 @@ class MoEHandle:
     def _collect(self, sent: SentBatch, base: int) -> bool:
         """Takes in the replies to one plan's calls; returns False when one is missing."""
         arrived_s, complete, h_TD = self._sent_s, True, self._batch.h_TD
+        until_s = time.perf_counter() + self._timeouts.call_s
         scatter, hedges = sent.scatter, self._hedges_of(sent)
         replaced = {hedge.worker for hedge in hedges}
         if scatter is not None:
-            complete = self._take(scatter, sent, base, replaced)
+            complete = self._take(scatter, sent, base, replaced, until_s)
             arrived_s = max(arrived_s, scatter.arrived_s)
         for part, future in sent.calls:
             if replaced and sent.keys.index(part.key) in replaced:
                 output = None
             else:
-                output = self._output(part, future, sent, base)
+                output = self._output(part, future, sent, base, until_s)
                 complete &= output is not None
             rows_AD = (
                 output.y_AD.to(h_TD.device)
@@ -139,7 +140,7 @@ class MoEHandle:
 
     def _hedges_of(self, sent: SentBatch) -> list[Hedge]:
         """Waits as long as hedges may help; returns those that came first."""
-        if not (sent.replicated and self._pool.hedges and sent.messages):
+        if not (self._pool.hedges and sent.messages):
             return []
         return HedgedCalls(self._pool, self._batch, sent, self._timeouts.call_s, self._stats).wait()
 
@@ -149,9 +150,9 @@ class MoEHandle:
         self._reply_index_TK = torch.where(choices_TK, hedge.reply_index_TK + hedge_base, self._reply_index_TK)
         return self._collect(hedge, hedge_base)
 
-    def _take(self, scatter: Scatter, sent: SentBatch, base: int, replaced: Set[int]) -> bool:
+    def _take(self, scatter: Scatter, sent: SentBatch, base: int, replaced: Set[int], until_s: float) -> bool:
         """Takes in the replies to what was sent together; returns False when one is missing that is not replaced."""
-        failures, not_finite = scatter.wait(self._timeouts.call_s)
+        failures, not_finite = scatter.wait(max(0.0, until_s - time.perf_counter()))
         failed = {failure.worker for failure in failures}
         for worker in replaced:
             part = sent.part(worker)
@@ -178,12 +179,12 @@ class MoEHandle:
         return not failed
 
     def _output(
-        self, call: PlannedCall, future: Future[ExpertOutput], sent: SentBatch, base: int
+        self, call: PlannedCall, future: Future[ExpertOutput], sent: SentBatch, base: int, until_s: float
     ) -> ExpertOutput | None:
         """Returns one call's reply; None, with its choices marked as missing, when the call has failed."""
         epoch = sent.epoch
         try:
-            output = result_of(future, self._timeouts.call_s)
+            output = result_of(future, max(0.0, until_s - time.perf_counter()))
             self._check(call, output, base)
         except TimeoutError:
             late = WorkerUnavailable(f"{call.key[0]} has not answered within {self._timeouts.call_s:g} s")
@@ -234,6 +235,7 @@ class MoEHandle:
         began_s = time.monotonic()
         attempt = 0
         while bool((missing_TK := self._reply_index_TK < -1).any()):
+            self._pool.looks += 1
             table, layer = self._pool.table, self._batch.layer
             replicas = table.layers[layer]
             experts = set(self._batch.ids_TK[missing_TK].tolist())

@@ -70,7 +70,7 @@ class NativeExchange:
         self.replica_offset_LF = [layer.offset_F for layer in table.layers]
         self.replica_worker_L = [layer.worker for layer in table.layers]
         self.gate, self.drops_zero = gate, drops_zero
-        self.leaves_overdue = pool.hedges and table.replicated
+        self.leaves_overdue = pool.hedges
         self.count_LN, self.seconds_LN = stats.count_LN, stats.seconds_LN
         self.shadow = pool.shadow.share.of_2_32
 

@@ -18,7 +18,7 @@ from caracal_proto.tensors import dtype_name
 from torch import Tensor
 
 from services.router.dispatch.errors import InvalidReply, NotLoaded, StaleEpoch
-from services.router.dispatch.heartbeats import HEARTBEAT_S, SILENT_BEATS
+from services.router.dispatch.heartbeats import HEARTBEAT_S, SILENT_BEATS, silent_beats
 from services.router.dispatch.links import ExpertRequest, Link, ScatterRequest, Sessions
 from services.router.dispatch.native_link import NONE, NativeLink, NativeStats
 from services.router.dispatch.native_open import Opened
@@ -108,11 +108,13 @@ class NativeFanout:
             if serial in self._keys
         ]
 
-    def set_overdue_after(self, limits: Mapping[Key, Sequence[float]]) -> None:
-        """From now on calls to these workers are overdue after so many seconds, by their size."""
+    def set_limits(self, limits: Mapping[Key, Sequence[float]], replicated: bool) -> None:
+        """From now on calls to these workers are overdue after so many seconds, by their size. `replicated`: others
+        have their experts, so they are soon taken for gone when they give no sign of life."""
         for serial, key in list(self._keys.items()):
             if key in limits:
-                self._client.set_overdue_after(serial, limits[key])
+                beats = silent_beats(limits[key][0]) if replicated else self._options.silent_beats
+                self._client.set_limits(serial, limits[key], beats)
 
     def answered(self, key: Key) -> int:
         """How many calls a worker has answered over its session."""

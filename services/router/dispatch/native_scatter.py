@@ -23,7 +23,7 @@ from services.router.dispatch.native_link import NativeLink
 if TYPE_CHECKING:
     from services.transport._native import Client, Sent
 
-REJECTED, LOST, INVALID, LATE = 2, 3, 4, 5  # Outcome in services/transport/native/session.h
+REJECTED, LOST, INVALID, LATE, DAMAGED = 2, 3, 4, 5, 6  # Outcome in services/transport/native/session.h
 
 
 class NativeScatter:
@@ -85,6 +85,8 @@ def error_of(outcome: int, status: int, epoch: int, message: str) -> DispatchErr
     """The failure of a call that has ended so."""
     if outcome == INVALID:
         return InvalidReply(message)
+    if outcome == DAMAGED:
+        return CallDamaged(message)
     if outcome in (LOST, LATE):
         return WorkerUnavailable(message)
     match status:

@@ -26,7 +26,7 @@ import torch
 from caracal_proto import expert_pb2, placement_pb2
 from torch import Tensor
 
-from services.router.dispatch.errors import InvalidReply
+from services.router.dispatch.errors import CallDamaged, InvalidReply
 from services.router.dispatch.grpc_link import GrpcLink, Session, Waiting
 from services.router.dispatch.links import ExpertOutput, ExpertRequest
 from services.security.channels import PLAIN, Dialer
@@ -207,7 +207,7 @@ class P2PSession(Session):
             raise P2PBroken("a payload is announced over a P2P group that does not exist")
         payload_N = self.p2p.receive(payload_bytes(*waiting.shape, waiting.dtype))
         if not reply.unchecked and check_of(payload_N.cpu()) != reply.checksum:
-            raise InvalidReply(f"the reply of {self._name} fails its checksum")
+            raise CallDamaged(f"the reply of {self._name} fails its checksum")
         return self.p2p.copy(payload_N).view(waiting.dtype).view(waiting.shape)
 
     def _unexpected(self, reply: expert_pb2.ExpertReply) -> None:
@@ -222,7 +222,7 @@ class P2PSession(Session):
         # The payload's size is unknown now, so neither it nor anything after it can be received.
         raise P2PBroken(why) if reply.over_p2p else InvalidReply(why)
 
-    def _end(self, why: str) -> None:
-        super()._end(why)
+    def _end(self, why: str, damaged: bool = False) -> None:
+        super()._end(why, damaged)
         if self.p2p is not None:
             self.p2p.abort()

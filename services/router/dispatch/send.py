@@ -69,7 +69,6 @@ class SentBatch:
 
     epoch: int
     complete: bool  # every expert has a replica: there is no -2
-    replicated: bool  # some expert has several
     reply_index_TK: Tensor
     assignments: int
     keys: tuple[Key, ...]  # of the table's workers
@@ -142,7 +141,6 @@ def sent_together(
     return SentBatch(
         table.epoch,
         replicas.complete,
-        replicas.replicated,
         reply_index_TK,
         len(row_A),
         table.keys,

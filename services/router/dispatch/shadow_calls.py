@@ -64,6 +64,7 @@ class ShadowStats:
     differences: int = 0  # calls with rows that differ
     undecided: int = 0  # of these, where nobody could say who is wrong
     unanswered: int = 0  # calls that brought nothing
+    failures: int = 0  # layers' calls that could not be compared
     dropped: int = 0  # layers' calls that were not computed again, since others wait
     convicted: int = 0  # workers
 
@@ -133,7 +134,12 @@ class ShadowCalls:
             self._watch(time.monotonic())
             if self._waiting:
                 began_s = time.thread_time()
-                self._check(self._waiting[0])
+                try:
+                    self._check(self._waiting[0])
+                except Exception as error:
+                    self.stats.failures += 1
+                    log.error("a call could not be computed again", exc_info=error)
+                    self._closed.wait(LOOK_S)
                 self._waiting.popleft()
                 self._rest(time.thread_time() - began_s)
                 continue

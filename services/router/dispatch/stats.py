@@ -113,6 +113,11 @@ class DispatchStats:
         )
 
     @property
+    def layer_calls(self) -> int:
+        """Layers that were begun, a step's each counted."""
+        return self.native_layer_calls + sum(layer.layer_calls for layer in self.counted)
+
+    @property
     def native_layer_calls(self) -> int:
         """Layers run by native code, a step's each counted; those included that Python had to finish."""
         return int(self.count_LN[:, NATIVE_COUNTS.index("layer_calls")].sum())

@@ -67,6 +67,8 @@ class LayerReplicas:
 
     def avoiding(self, banned: frozenset[int]) -> LayerReplicas:
         """Returns the layer without the replicas on `banned` workers, except those of experts that have no other."""
+        if not banned:
+            return self
         left = ([worker for worker in workers if worker not in banned] or workers for workers in self.lists())
         return LayerReplicas.of(left, self.worker.device)
 
@@ -106,9 +108,13 @@ class RoutingTable:
         """Returns the table before the first one arrives: no expert has a replica."""
         return cls(0, (), (), (LayerReplicas.of([[]] * num_ffn),) * num_layers)
 
+    def places(self, keys: Set[Key]) -> frozenset[int]:
+        """These workers, as indices."""
+        return frozenset(worker for worker, key in enumerate(self.keys) if key in keys)
+
     def avoiding(self, keys: Set[Key]) -> RoutingTable:
         """Returns the table without the replicas on these workers, except those of experts that have no other."""
-        banned = frozenset(worker for worker, key in enumerate(self.keys) if key in keys)
+        banned = self.places(keys)
         return replace(self, layers=tuple(layer.avoiding(banned) for layer in self.layers)) if banned else self
 
 

@@ -32,7 +32,8 @@ class Attempt:
 
     An attempt that is `abandoned` may go on elsewhere; one that has `expired` ends its request. Once `complete`, it
     needs its worker no more. `cancel` is called when it is given up before, `finished` when the worker has come to its
-    end, whether that has been read or not.
+    end, whether that has been read or not. It is `implicated` in a failure before which it has brought nothing, or
+    that was of no other attempt of this router: its request may well be the reason.
     """
 
     def __init__(self, worker: AttentionWorkerView, number: int, cancel: Callable[[], None]) -> None:
@@ -41,6 +42,7 @@ class Attempt:
         self.span: Span | None = None  # set where the attempt is traced
         self.last_event_at = time.monotonic()
         self.abandoned = self.expired = self.complete = False
+        self.implicated, self._received = False, False
         self.direct: Callable[[attention_pb2.GenerateEvent], bool] | None = None  # takes an event before any reader
         self.finished: Callable[[], None] = lambda: None
         self._cancel = cancel
@@ -61,7 +63,7 @@ class Attempt:
 
     def arrive(self, event: attention_pb2.GenerateEvent) -> None:
         """Takes an event from the worker."""
-        self.last_event_at = time.monotonic()
+        self.last_event_at, self._received = time.monotonic(), True
         if self.direct is not None and not event.finish_reason and self._events.empty():
             try:
                 if self.direct(event):
@@ -75,9 +77,11 @@ class Attempt:
             self._events.put_nowait(None)
             self.finished()
 
-    def fail(self, failed: AttemptFailed) -> None:
-        """Takes a failure from the worker or the connection, to be read after the events that came before."""
+    def fail(self, failed: AttemptFailed, alone: bool = False) -> None:
+        """Takes a failure from the worker or the connection, to be read after the events that came before. `alone`: no
+        other attempt was open."""
         if not self.complete:
+            self.implicated = alone or not self._received
             self.complete = True
             self._events.put_nowait(failed)
 

@@ -44,6 +44,7 @@ class AttemptStream:
         attempt = Attempt(worker, request.attempt, lambda: self._cancel(attempt_id))
         if self.ended:
             attempt.fail(ENDED)
+            attempt.implicated = False  # it was never sent
         else:
             self._attempts[attempt_id] = attempt
             self._outgoing.put_nowait(attention_pb2.AttemptMessage(attempt_id=attempt_id, request=request))
@@ -70,23 +71,23 @@ class AttemptStream:
         failed = ENDED
         try:
             async for message in self._call:
-                self.received_at = time.monotonic()
+                self.received_at, alone = time.monotonic(), len(self._attempts) == 1
                 for event in message.events:
-                    self._take(event)
+                    self._take(event, alone)
         except grpc.aio.AioRpcError as error:
             failed = AttemptFailed(error.code(), error.details() or "", lost=True)
             self.damaged = error.code() is grpc.StatusCode.DATA_LOSS
         finally:
             self._end(failed)
 
-    def _take(self, event: attention_pb2.AttemptEvent) -> None:
+    def _take(self, event: attention_pb2.AttemptEvent, alone: bool) -> None:
         attempt = self._attempts.get(event.attempt_id)
         if attempt is None:
             return
         if event.HasField("event"):
             attempt.arrive(event.event)
         if event.status:
-            attempt.fail(AttemptFailed(_CODES.get(event.status, grpc.StatusCode.UNKNOWN), event.details))
+            attempt.fail(AttemptFailed(_CODES.get(event.status, grpc.StatusCode.UNKNOWN), event.details), alone)
         if attempt.complete:
             del self._attempts[event.attempt_id]
 
@@ -95,4 +96,4 @@ class AttemptStream:
         self._sending.cancel()
         attempts, self._attempts = self._attempts, {}
         for attempt in attempts.values():
-            attempt.fail(failed)
+            attempt.fail(failed, len(attempts) == 1)

@@ -110,7 +110,7 @@ class AttentionWorkerPool:
         self.on_refresh: Callable[[], None] = lambda: None
         self._changed = asyncio.Event()
         self._damaged = DamagedLinks()
-        self._stalls = StallDetector(self._answers, self._received_at, timeouts)
+        self._stalls = StallDetector(self.answers, self._received_at, timeouts)
         self._unlisted = UnlistedWorkers(self._serves_on)
         self._served_at = -math.inf
         self.workers: tuple[AttentionWorkerView, ...] = ()
@@ -292,7 +292,8 @@ class AttentionWorkerPool:
             self._limits[key], self._caches[key] = limit, (described.page_size, described.kv_pages_total)
             self._places[key] = described.places
 
-    async def _answers(self, worker: AttentionWorkerView) -> bool:
+    async def answers(self, worker: AttentionWorkerView) -> bool:
+        """Whether a worker at this one's address answers in time."""
         return await self._call_describe(worker) is not None
 
     async def still_runs(self, worker: AttentionWorkerView) -> bool:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import grpc
 
 from services.router.requests.attempt import AttemptFailed
-from services.router.requests.progress import MAX_FAILURES_IN_A_ROW, GenerationProgress, retry_pause_s
+from services.router.requests.progress import GenerationProgress, retry_pause_s
 from services.security.calls import OTHER_RUN
 
 DRAINING = "draining"  # a worker's error message when it hands its sequences back
@@ -35,8 +35,8 @@ class Recovery:
     pause_s: float
 
 
-def recover(progress: GenerationProgress, failed: AttemptFailed | None) -> Recovery:
-    """Counts an attempt that ended before its answer did; None where nobody says why."""
+def recover(progress: GenerationProgress, failed: AttemptFailed | None, implicated: bool = False) -> Recovery:
+    """Counts an attempt that ended before its answer did; None where nobody says why. `implicated`: see Attempt."""
     code = failed.code if failed else None
     full = failed is not None and code is grpc.StatusCode.RESOURCE_EXHAUSTED and not failed.details.startswith(BUSY)
     fruitless = progress.attempt_failed()
@@ -48,7 +48,7 @@ def recover(progress: GenerationProgress, failed: AttemptFailed | None) -> Recov
         keeps_pages=failed is not None and keeps_pages(failed),
         death=death,
         by_link=failed is not None and failed.lost and code not in FAILED_STEP,
-        quarantined=death and progress.worker_died() >= MAX_FAILURES_IN_A_ROW,
+        quarantined=death and progress.worker_died(implicated),
         pause_s=retry_pause_s(fruitless),
     )
 

@@ -11,11 +11,13 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
+from typing import NamedTuple
 
 import grpc
 import structlog
 from caracal_proto import attention_pb2
 
+from services.process.loop_time import within
 from services.router.requests.admission import Visit
 from services.router.requests.attempt import Attempt, AttemptFailed
 from services.router.requests.attempt_stream import AttemptStream
@@ -33,7 +35,6 @@ from services.router.requests.failover import recover
 from services.router.requests.generation_span import attempt_failed, start_attempt
 from services.router.requests.metrics import RequestMetrics
 from services.router.requests.progress import (
-    MAX_FAILURES_IN_A_ROW,
     RETRY_PAUSE_S,
     GenerationProgress,
     ending_of,
@@ -43,6 +44,7 @@ from services.router.requests.worker_choice import AttentionWorkerView
 
 log = structlog.get_logger(__name__)
 
+ASK_S = 0.25  # for a worker to answer that it still runs
 FIRST_WORKER_S = 5.0  # how long the router tries to reach a first worker for a request
 INTERNAL_FAULT = {grpc.StatusCode.UNIMPLEMENTED, grpc.StatusCode.PERMISSION_DENIED, grpc.StatusCode.UNAUTHENTICATED}
 CLIENT_FAULT = {grpc.StatusCode.INVALID_ARGUMENT, grpc.StatusCode.OUT_OF_RANGE}
@@ -68,6 +70,14 @@ class GenerationRequest:
     resumed: Resumed | None = None  # of an answer that its client may go on with after its router's death
 
 
+class Death(NamedTuple):
+    """A worker has died under a generation. `by_link`: only its connection says so."""
+
+    worker: AttentionWorkerView
+    by_link: bool
+    implicated: bool
+
+
 class Generation:
     """Runs a GenerationRequest. Use it as a context manager: leaving it cancels the attempt in progress."""
 
@@ -79,7 +89,7 @@ class Generation:
         self._request = request
         self._attempt: Attempt | None = None
         self._failed: set[str] = set()  # workers that failed this generation
-        self._died: list[tuple[AttentionWorkerView, bool]] = []  # under it, as it seems; whether only the link says so
+        self._died: list[Death] = []  # under it, as it seems
         self._pages_at: AttentionWorkerView | None = None  # the worker that may still have what was computed
         self._abort: RouterError | None = None
         self._progress_at = time.monotonic()
@@ -195,7 +205,7 @@ class Generation:
                 cached |= dict.fromkeys(at, len(ids))  # it has the tokens, too
             in_class = self.numerics_class if emitted or self._keeps_class else None
             worker = self._workers.choose(in_class, self._failed, cached)
-            stream = await self._workers.stream(worker) if worker else None
+            stream = await self._workers.stream(worker) if worker and await self._may_ask(worker) else None
             if worker and stream:
                 pages.sent_to(worker)
                 return self._start(worker, stream)
@@ -208,6 +218,15 @@ class Generation:
                 self._failed.add(worker.worker_id)
             await self._workers.wait_for_change(RETRY_PAUSE_S if worker else self._seconds_left())
             give_up_at = give_up_at if worker else time.monotonic() + FIRST_WORKER_S
+
+    async def _may_ask(self, worker: AttentionWorkerView) -> bool:
+        """Whether a worker may get the request. One that has died already must not count as one that it has killed."""
+        if not self.progress.implicated_in_a_row:
+            return True
+        try:
+            return await within(ASK_S, self._workers.answers(worker))
+        except TimeoutError:
+            return False
 
     def _start(self, worker: AttentionWorkerView, stream: AttemptStream) -> Attempt:
         message = attention_pb2.GenerateRequest(
@@ -277,7 +296,7 @@ class Generation:
             raise rejection_of(detail, self._request.grammar_field, lines=self._request.grammar_lines)
         if code in INTERNAL_FAULT:
             raise RejectedByWorker("An attention worker rejected the request.")
-        how = recover(self.progress, failed)
+        how = recover(self.progress, failed, attempt.implicated)
         if how.avoid:
             self._failed.add(attempt.worker.worker_id)
         if how.first:  # else it may be that the pages have not reached this worker
@@ -287,7 +306,7 @@ class Generation:
             if self.progress.next_index == 0 and (another is None or another.worker_id in self._failed):
                 raise NoWorker("The cluster has no capacity for this request now.", code="overloaded")
         if how.death:
-            self._died.append((attempt.worker, how.by_link))
+            self._died.append(Death(attempt.worker, how.by_link, attempt.implicated))
         if how.quarantined and await self._have_died():
             raise Quarantined("Several workers in a row failed on this request; it is not tried again.")
         if how.pause_s:
@@ -295,14 +314,16 @@ class Generation:
 
     async def _have_died(self) -> bool:
         """Whether as many runs of workers as it takes are gone, or said that they failed: a reset link looks like a
-        death, and a run dies once."""
+        death, and a run dies once.
+        """
         last = self._died[-self.progress.deaths_in_a_row :]
-        lost = {worker.boot_id: worker for worker, by_link in last if by_link}
-        there = await asyncio.gather(*map(self._workers.still_runs, lost.values()))
-        gone = [worker for worker, runs in zip(lost.values(), there, strict=True) if not runs]
-        self._died = [one for one in last if not one[1]] + [(worker, True) for worker in gone]
+        lost = {death.worker.boot_id: death for death in last if death.by_link}
+        there = await asyncio.gather(*(self._workers.still_runs(death.worker) for death in lost.values()))
+        gone = [death for death, runs in zip(lost.values(), there, strict=True) if not runs]
+        self._died = [death for death in last if not death.by_link] + gone
         self.progress.deaths_in_a_row = len(self._died)
-        return len(self._died) >= MAX_FAILURES_IN_A_ROW
+        self.progress.implicated_in_a_row = sum(death.implicated for death in self._died)
+        return self.progress.is_poison
 
     def _check_time(self, expired: bool = False) -> None:
         if self._abort is not None:

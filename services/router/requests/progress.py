@@ -6,7 +6,8 @@ from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol, TypeVar
 
-MAX_FAILURES_IN_A_ROW = 3  # deaths of workers without a new token
+MAX_IMPLICATED_IN_A_ROW = 2  # deaths of workers without a new token, where the request may well be the reason
+MAX_FAILURES_IN_A_ROW = 3  # the same, whatever the reason
 RETRY_PAUSE_S, LONGEST_PAUSE_S = 0.05, 1.0  # doubles with each attempt in a row without a new token
 
 
@@ -66,6 +67,7 @@ class GenerationProgress:
     scored: int = 0  # tokens of the prompt, from its beginning, whose log-probabilities came
     failures_in_a_row: int = 0  # attempts that ended without a new token
     deaths_in_a_row: int = 0  # of workers, without a new token
+    implicated_in_a_row: int = 0  # those of them of which the request may well be the reason
     dropped: int = 0
 
     @property
@@ -81,7 +83,7 @@ class GenerationProgress:
         """Returns the tokens that continue the sequence; drops duplicates, gaps and tokens of other attempts."""
         if len(tokens) == 1 and attempt == self.attempt and tokens[0].index == len(self.emitted_ids):  # nearly always
             self.emitted_ids.append(tokens[0].id)
-            self.failures_in_a_row = self.deaths_in_a_row = 0
+            self._goes_on()
             return tokens
         accepted: list[TokenT] = []
         for token in tokens:
@@ -91,7 +93,7 @@ class GenerationProgress:
             self.emitted_ids.append(token.id)
             accepted.append(token)
         if accepted:
-            self.failures_in_a_row = self.deaths_in_a_row = 0
+            self._goes_on()
         return accepted
 
     def accept_scores(self, attempt: int, tokens: Iterable[TokenT]) -> list[TokenT]:
@@ -104,7 +106,7 @@ class GenerationProgress:
             self.scored = token.index + 1
             accepted.append(token)
         if accepted:
-            self.failures_in_a_row = self.deaths_in_a_row = 0
+            self._goes_on()
         return accepted
 
     def attempt_failed(self) -> int:
@@ -112,7 +114,17 @@ class GenerationProgress:
         self.failures_in_a_row += 1
         return self.failures_in_a_row
 
-    def worker_died(self) -> int:
-        """Counts the death of a worker under it; returns how many came in a row without a new token."""
+    def worker_died(self, implicated: bool = False) -> bool:
+        """Counts the death of a worker under it; returns whether there were too many in a row without a new token."""
         self.deaths_in_a_row += 1
-        return self.deaths_in_a_row
+        self.implicated_in_a_row += implicated
+        return self.is_poison
+
+    @property
+    def is_poison(self) -> bool:
+        """Whether so many workers have died in a row that the request is to be kept from others."""
+        few = self.implicated_in_a_row < MAX_IMPLICATED_IN_A_ROW
+        return not few or self.deaths_in_a_row >= MAX_FAILURES_IN_A_ROW
+
+    def _goes_on(self) -> None:
+        self.failures_in_a_row = self.deaths_in_a_row = self.implicated_in_a_row = 0

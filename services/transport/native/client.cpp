@@ -45,11 +45,12 @@ int64_t Client::add(int fd, uint64_t session, const std::string& keys) {
   std::lock_guard lock(mutex_);
   const uint64_t serial = next_serial_++;
   ++generation_;
-  sessions_[serial] = std::make_unique<Session>(fd, session, serial, options_.reply_dtype, latencies_, keys);
+  auto& added = sessions_[serial] = std::make_unique<Session>(fd, session, serial, options_.reply_dtype, latencies_, keys);
+  added->most_beats = options_.silent_beats;
   epoll_event event{};
   event.events = EPOLLIN;
   event.data.u64 = serial;
-  if (epoll_ctl(epoll_, EPOLL_CTL_ADD, fd, &event) < 0) sessions_[serial]->end(strerror(errno));
+  if (epoll_ctl(epoll_, EPOLL_CTL_ADD, fd, &event) < 0) added->end(strerror(errno));
   return static_cast<int64_t>(serial);
 }
 
@@ -216,10 +217,12 @@ bool Client::pump(int timeout_ms, std::unique_lock<std::mutex>& lock) {
   return ready > 0;
 }
 
-void Client::set_overdue_after(int64_t serial, const std::array<double, kSizes>& seconds) {
+void Client::set_limits(int64_t serial, const std::array<double, kSizes>& overdue_after_s, int silent_beats) {
   std::lock_guard lock(mutex_);
   const auto found = sessions_.find(static_cast<uint64_t>(serial));
-  if (found != sessions_.end()) found->second->overdue_after_s = seconds;
+  if (found == sessions_.end()) return;
+  found->second->overdue_after_s = overdue_after_s;
+  found->second->most_beats = silent_beats;
 }
 
 std::vector<Latency> Client::take_latencies() {

@@ -39,7 +39,7 @@ struct Exchange {
 
 struct ClientOptions {
   double heartbeat_s = 0.05;  // between two pings while a wait lasts
-  int silent_beats = 10;      // pings in a row without any answer, before a peer counts as gone
+  int silent_beats = 10;      // pings in a row without any answer, before a peer counts as gone, unless others are set
   double spin_s = 0;          // how long a wait polls before it sleeps
   uint32_t reply_dtype = 0;
 };
@@ -74,8 +74,8 @@ class Client final : public Scatterer {
   // Gives up the call to one worker, if it is pending.
   void give_up(Exchange& exchange, uint32_t worker);
 
-  // Calls of a session are overdue after so long, by their size.
-  void set_overdue_after(int64_t serial, const std::array<double, kSizes>& seconds);
+  // Calls of a session are overdue after so long, by their size, and its peer counts as gone after so many pings.
+  void set_limits(int64_t serial, const std::array<double, kSizes>& overdue_after_s, int silent_beats);
   // The latencies since this was asked last.
   std::vector<Latency> take_latencies();
   // How many calls of a session have brought their rows; 0 when it is over.
@@ -88,7 +88,8 @@ class Client final : public Scatterer {
   void serve(std::unique_lock<std::mutex>& lock, std::span<Exchange* const> exchanges, double until_s, const Done& done);
   void give_up(Call& call, const char* why);
   void give_up(Exchange& exchange);
-  void beat(const Exchange& exchange);
+  double asks_s(const Call& call) const;
+  double beat(std::span<Exchange* const> exchanges, double now);
   bool pump(int timeout_ms, std::unique_lock<std::mutex>& lock);
   void watch_output(Session& session);
   void forget_ended();
@@ -104,7 +105,6 @@ class Client final : public Scatterer {
   std::vector<std::unique_ptr<Exchange>> exchanges_;
   std::vector<Exchange*> free_;
   uint64_t next_serial_ = 0, generation_ = 0;
-  double beat_s_ = 0;  // when the next pings are due, while anybody waits
   SpinPolicy spin_;
   bool waiting_ = false, stopping_ = false, any_ended_ = false;
   int epoll_, wake_;

@@ -14,22 +14,31 @@ double Exchange::overdue_s() const {
   return first_s;
 }
 
+// When its peer is to give a sign of life, if nobody has asked lately: once it is overdue, or has taken a heartbeat.
+double Client::asks_s(const Call& call) const { return std::min(call.sent_s + options_.heartbeat_s, call.overdue_s); }
+
 // Serves the sockets until `done()` or `until_s`, with signs of life for what is pending of the exchanges.
 template <class Done>
 void Client::serve(std::unique_lock<std::mutex>& lock, std::span<Exchange* const> exchanges, double until_s,
                    const Done& done) {
   waiting_ = true;
-  double spin_until_s = now_s() + spin_.seconds();
+  double spin_until_s = now_s() + spin_.seconds(), beat_s = std::numeric_limits<double>::infinity();
+  for (const Exchange* exchange : exchanges) {
+    for (size_t i = 0; i < exchange->used; ++i) {
+      if (exchange->calls[i].outcome == Outcome::kPending) beat_s = std::min(beat_s, asks_s(exchange->calls[i]));
+    }
+  }
   while (!done()) {
-    if (pump(0, lock)) continue;
+    if (pump(0, lock)) continue;  // what has come counts before anybody is taken for silent
     const double now = now_s();
+    if (now >= beat_s) {
+      beat_s = beat(exchanges, now);
+      if (done()) break;
+    }
     if (now >= until_s) break;
-    if (now >= beat_s_) {
-      for (const Exchange* exchange : exchanges) beat(*exchange);
-      beat_s_ = now + options_.heartbeat_s;
-    } else if (now >= spin_until_s || !spin_.yield()) {
+    if (now >= spin_until_s || !spin_.yield()) {
       spin_until_s = 0;
-      pump(1 + static_cast<int>(1000 * (std::min(beat_s_, until_s) - now)), lock);
+      pump(1 + static_cast<int>(1000 * (std::min(beat_s, until_s) - now)), lock);
     }
   }
   waiting_ = false;
@@ -42,7 +51,6 @@ void Client::serve(std::unique_lock<std::mutex>& lock, std::span<Exchange* const
 Waited Client::wait(Exchange& exchange, double timeout_s, bool leaves_overdue) {
   std::unique_lock lock(mutex_);
   const double began_s = now_s(), until_s = began_s + timeout_s;
-  beat_s_ = began_s + options_.heartbeat_s;
   double overdue_s = leaves_overdue ? exchange.overdue_s() : std::numeric_limits<double>::infinity();
   Exchange* const one[] = {&exchange};
   for (;;) {
@@ -81,19 +89,27 @@ std::vector<std::pair<uint32_t, double>> Client::pending(const Exchange& exchang
   return found;
 }
 
-void Client::beat(const Exchange& exchange) {
-  for (size_t i = 0; i < exchange.used; ++i) {
-    if (exchange.calls[i].outcome != Outcome::kPending) continue;
-    const auto found = sessions_.find(exchange.calls[i].serial);
-    if (found == sessions_.end()) continue;
-    Session& session = *found->second;
-    if (session.silent_beats++ >= options_.silent_beats) {
-      session.end("it has given no sign of life");
-    } else {
-      session.ping();
+// Asks peers for a sign of life whose calls are pending and that were not asked for a heartbeat, and ends the sessions of
+// those that have left too many in a row unanswered, in whichever waits; returns when the next are to be asked.
+double Client::beat(std::span<Exchange* const> exchanges, double now) {
+  double next_s = now + options_.heartbeat_s;
+  for (const Exchange* exchange : exchanges) {
+    for (size_t i = 0; i < exchange->used; ++i) {
+      const Call& call = exchange->calls[i];
+      if (call.outcome != Outcome::kPending) continue;
+      const auto found = sessions_.find(call.serial);
+      if (found == sessions_.end()) continue;
+      Session& session = *found->second;
+      const double due_s = std::max(asks_s(call), session.asked_s + options_.heartbeat_s);
+      if (now < due_s) {
+        next_s = std::min(next_s, due_s);
+      } else {
+        session.ask(now);
+        watch_output(session);
+      }
     }
-    watch_output(session);
   }
+  return next_s;
 }
 
 void Client::give_up(Call& call, const char* why) {

@@ -3,7 +3,8 @@
 // HELLO    caller -> worker, once     body: the one-time token that the Open rpc returned, and with keys a tag over it
 // WELCOME  worker -> caller, once     no body; calls may follow
 // CALL     caller -> worker           body: row int32 [A], expert int32 [A], then the payload of the rows
-// REPLY    worker -> caller           body: the payload [A, D] when status is OK, else a message in UTF-8
+// REPLY    worker -> caller           body: the payload [A, D] when status is OK, else a message in UTF-8. Of call 0 and
+//                                     kDamaged: a frame could not be read, and the session ends
 // PING     caller -> worker, PONG back: no body; they show that the peer's process runs
 //
 // With keys, which the Open rpc returns as well, every frame after HELLO is encrypted (cipher.h): the header with its tag

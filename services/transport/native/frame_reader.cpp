@@ -124,9 +124,10 @@ bool FrameReader::begin(FrameOwner& owner) {
   if (cipher_) {
     cipher_->begin();
     cipher_->update(&header, &header, sizeof header);
-    if (!cipher_->verify(head_.tag)) return why_ = kForged, false;
+    if (!cipher_->verify(head_.tag)) return damaged_ = true, why_ = kForged, false;
   }
   why_ = fault_of(header);
+  damaged_ = why_ != nullptr;
   if (why_ || !owner.begin(header, at_, why_)) return false;
   if (cipher_ && header.body_bytes) cipher_->begin();
   return true;
@@ -135,7 +136,7 @@ bool FrameReader::begin(FrameOwner& owner) {
 bool FrameReader::finish_if_whole(FrameOwner& owner) {
   if (body_have_ < body_bytes()) return true;
   header_have_ = 0;  // before `complete`, which may discard the rest of what it thinks is in progress
-  if (cipher_ && header().body_bytes && !cipher_->verify(tag_)) return why_ = kForged, false;
+  if (cipher_ && header().body_bytes && !cipher_->verify(tag_)) return damaged_ = true, why_ = kForged, false;
   return owner.complete(header(), why_);
 }
 

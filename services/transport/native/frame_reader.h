@@ -44,6 +44,8 @@ class FrameReader {
   void discard_rest() { at_ = nullptr; }
 
   const char* why() const { return why_; }
+  // Whether what was refused is not what was sent, so that nothing that follows can be read.
+  bool damaged() const { return damaged_; }
   bool in_body() const { return header_have_ == header_bytes(); }
   const Header& header() const { return head_.header; }
 
@@ -72,6 +74,7 @@ class FrameReader {
   char late_[kTagBytes];  // bytes that came after a guess
   char* at_ = nullptr;  // of the body; nullptr discards it
   const char* why_ = "";
+  bool damaged_ = false;
   std::vector<char> spill_;  // bytes that were received into a wrong guess
 };
 

@@ -254,7 +254,7 @@ void define_client(py::module_& m) {
       .def("scatterer", &scatterer)
       .def("adopt", &adopt, py::arg("owner"), py::arg("kept"))
       .def("wait_for_one", &wait_for_one, Released(), py::arg("sent"), py::arg("timeout_s"))
-      .def("set_overdue_after", &Client::set_overdue_after, Released(), py::arg("serial"), py::arg("seconds"))
+      .def("set_limits", &Client::set_limits, Released(), py::arg("serial"), py::arg("overdue_after_s"), py::arg("silent_beats"))
       .def("take_latencies", &take_latencies)
       .def("answered", &Client::answered, Released())
       .def("scatter", &scatter);
@@ -299,6 +299,7 @@ void define_experts(py::module_& m) {
       .def("set", &ExpertTable::set, Released())
       .def("drop", &ExpertTable::drop, Released())
       .def_property_readonly("running_s", &ExpertTable::running_s)
+      .def_property_readonly("running", &ExpertTable::running)
       .def_property_readonly("running_thread", &ExpertTable::running_thread)
       .def("take_counts", [](ExpertTable& table) {
         LaunchCounts counts;

@@ -65,6 +65,7 @@ bool ExpertTable::compute(const Launch& launch) {
   const bool found = find(launch);
   const double began_s = now_s();
   if (found) {
+    running_ = launch.assignments;
     began_s_ = began_s;
     try {
       const c10::InferenceMode inference;

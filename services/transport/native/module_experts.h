@@ -4,6 +4,7 @@
 
 #include <atomic>
 #include <mutex>
+#include <utility>
 #include <vector>
 
 #include "expert_counts.h"
@@ -32,6 +33,8 @@ class ExpertTable {
   ExpertCounts& assigned() { return assigned_; }
   // How long the launch that runs has lasted; 0 without one.
   double running_s() const;
+  // When it began, and its assignments; zeros without one.
+  std::pair<double, uint64_t> running() const { return {began_s_.load(), running_.load()}; }
   // The thread that runs it, as the kernel numbers it; 0 without one.
   int running_thread() const { return began_s_ > 0 ? thread_.load() : 0; }
 
@@ -50,6 +53,7 @@ class ExpertTable {
   ExpertCounts assigned_;
   std::atomic<double> began_s_{0};
   std::atomic<int> thread_{0};
+  std::atomic<uint64_t> running_{0};  // assignments
   std::vector<at::Tensor> gate_up_, down_;  // of the launch
   std::vector<int32_t> count_;
 };

@@ -6,6 +6,7 @@
 #include <bit>
 #include <cerrno>
 #include <limits>
+#include <utility>
 
 #include "client.h"
 #include "greeting.h"
@@ -43,7 +44,6 @@ void Session::send(Call& call) {
     call.message = why_;
     return conclude(call, Outcome::kLost);
   }
-  silent_beats = 0;
   awaited_.push_back(&call);
   sending_.push_back(&call);
   if (sending_.size() == 1) send_waiting();
@@ -52,7 +52,9 @@ void Session::send(Call& call) {
 void Session::send_waiting() {
   while (!over() && !sending_.empty()) {
     Outgoing& out = sending_.front() ? sending_.front()->out : ping_;
+    const size_t left = out.left();
     if (!sender_.send_some(fd_, out)) return end(strerror(errno));
+    sends_ |= out.left() < left;
     if (sender_.unsent(out)) return;
     sending_.pop_front();
   }
@@ -61,13 +63,21 @@ void Session::send_waiting() {
 bool Session::receive() {
   if (over()) return false;
   const Read read = reader_.read(fd_, *this);
-  if (read == Read::kSome) silent_beats = 0;
-  if (read == Read::kEnded) end(reader_.why());
+  if (read == Read::kSome) beats_ = 0;
+  if (read == Read::kEnded) end(reader_.why(), reader_.damaged() ? Outcome::kDamaged : Outcome::kLost);
   return read != Read::kNothing;
 }
 
+void Session::ask(double now) {
+  if (over()) return;
+  asked_s = now;
+  if (!sending_.empty() && std::exchange(sends_, false)) return;
+  if (beats_++ >= most_beats) return end("it has given no sign of life");
+  ping();
+}
+
 void Session::ping() {
-  if (over() || !sending_.empty()) return;
+  if (!sending_.empty()) return;
   ping_.clear();
   ping_.add(&ping_header_, sizeof ping_header_);
   sending_.push_back(nullptr);
@@ -131,6 +141,10 @@ bool Session::begin(const Header& header, char*& at, const char*& why) {
   if (header.session != id_) return why = "a frame of another session came", false;
   if (header.kind == Kind::kPong) return why = "a sign of life has a body", header.body_bytes == 0;
   if (header.kind != Kind::kReply) return why = "a frame of a kind that callers do not receive came", false;
+  if (!header.call && header.status == Status::kDamaged) {
+    why = "a frame was damaged on its way there";
+    return end(why, Outcome::kDamaged), false;
+  }
   if (!header.call || header.call > last_call_) return why = "a reply to a call that was not made came", false;
   Call* call = find(header.call);
   if (header.status != Status::kOk) {
@@ -156,11 +170,14 @@ bool Session::complete(const Header& header, const char*& why) {
   if (!call) return true;  // given up meanwhile
   const bool ok = header.status == Status::kOk;
   const char* body = ok ? call->reply : message_;
-  if (crc32c(0, body, header.body_bytes) != header.body_crc) {
-    return refuse(*call, "the reply fails its checksum", why);
-  }
   if (std::find(sending_.begin(), sending_.end(), call) != sending_.end()) {
     return refuse(*call, "a reply came before its call was sent", why);
+  }
+  if (crc32c(0, body, header.body_bytes) != header.body_crc) {  // of this call alone: the next frame begins where it ends
+    awaited_.erase(std::find(awaited_.begin(), awaited_.end(), call));
+    call->message = "the reply fails its checksum";
+    conclude(*call, Outcome::kDamaged);
+    return true;
   }
   call->status = header.status;
   call->epoch = header.epoch;

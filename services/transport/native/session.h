@@ -13,8 +13,9 @@
 
 namespace caracal::wire {
 
-// kLost: the session ended first. kInvalid: the reply cannot be used. kLate: given up.
-enum class Outcome : uint8_t { kPending, kAnswered, kRejected, kLost, kInvalid, kLate };
+// kLost: the session ended first. kInvalid: the reply cannot be used. kLate: given up. kDamaged: the reply, or a frame that
+// ended the session, is not what was sent.
+enum class Outcome : uint8_t { kPending, kAnswered, kRejected, kLost, kInvalid, kLate, kDamaged };
 
 struct Exchange;
 
@@ -60,8 +61,9 @@ class Session final : public FrameOwner {
   void send_waiting();
   // Takes in what has arrived; returns whether anything had.
   bool receive();
-  // Asks for a sign of life, unless a frame is being sent.
-  void ping();
+  // Asks for a sign of life; ends the session when `most_beats` such questions in a row have brought nothing. A peer whose
+  // socket still takes what is being sent is not asked meanwhile.
+  void ask(double now);
   // Gives up a call: its rows and its reply's memory are not touched any more. This may end the session.
   void forget(Call& call);
   // Fails all calls that wait for a reply, and closes the socket. The first reason stays.
@@ -73,7 +75,8 @@ class Session final : public FrameOwner {
   int fd() const { return fd_; }
   const uint64_t serial;
   const std::string& why() const { return why_; }
-  int silent_beats = 0;  // pings since anything was received
+  double asked_s = 0;  // when it was asked for a sign of life last
+  int most_beats = 10;
   uint64_t answered = 0;  // calls whose rows have come
   std::array<double, kSizes> overdue_after_s;  // by a call's size; at first never
   bool polls_output = false;
@@ -82,6 +85,7 @@ class Session final : public FrameOwner {
   bool begin(const Header& header, char*& at, const char*& why) override;
   bool complete(const Header& header, const char*& why) override;
   Region guess() override;
+  void ping();
   bool refuse(Call& call, std::string what, const char*& why);
   Call* find(uint64_t number) const;
   void conclude(Call& call, Outcome outcome);
@@ -91,6 +95,8 @@ class Session final : public FrameOwner {
   const uint32_t reply_dtype_;
   std::vector<Latency>& latencies_;
   uint64_t last_call_ = 0;
+  int beats_ = 0;       // questions for a sign of life since anything was received, in whichever waits
+  bool sends_ = false;  // whether the socket has taken anything since the last of them
   std::deque<Call*> sending_;       // in order; the first may be half sent. A nullptr is the ping.
   std::vector<Call*> awaited_;      // in the order they were sent
   FrameReader reader_;

@@ -1,0 +1,139 @@
+"""Has one thread of a process compute for ever and get nowhere, as in a loop that does not end: the others go on.
+
+By ptrace: the thread goes on at an instruction that jumps to itself, of which libraries have some by chance. Only while
+it sleeps in the kernel, where it holds no lock that Python's other threads need. Linux on x86-64, with the right to
+trace the process, as root has it.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import platform
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from bench.frozen_thread import DETACH, INTERRUPT, SEIZE, WALL, state
+
+GETREGS, SETREGS, CONTINUE = 12, 13, 7
+REGISTERS, ORIG_RAX, RIP = 27, 15, 16  # of struct user_regs_struct
+JUMP_TO_ITSELF = b"\xeb\xfe"
+SLEEPS, RUNS = "S", "R"
+AVAILABLE = sys.platform == "linux" and platform.machine() == "x86_64"
+LONGEST_S = 20.0
+
+
+class SpinningThread:
+    """`inject` lets the thread spin, `verify` says whether it does, `heal` lets it go on where it was."""
+
+    def __init__(self, thread: int) -> None:
+        self.thread = thread
+        self._holder: subprocess.Popen[str] | None = None
+
+    def inject(self) -> None:
+        """Returns when the thread spins. Raises RuntimeError."""
+        self._holder = subprocess.Popen(
+            [sys.executable, "-m", "support.spinning_thread", str(self.thread)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            env=os.environ | {"PYTHONPATH": str(Path(__file__).parents[1])},
+            text=True,
+        )
+        assert self._holder.stdout is not None
+        if (said := self._holder.stdout.readline().strip()) != "spins":
+            raise RuntimeError(f"thread {self.thread} cannot be made to spin: {said or 'see stderr'}")
+
+    def verify(self) -> bool:
+        return state(self.thread) == RUNS
+
+    def heal(self) -> None:
+        """Lets the thread go on; nothing when it does, or is gone."""
+        holder, self._holder = self._holder, None
+        if holder is not None:
+            holder.communicate("", timeout=LONGEST_S)
+
+
+@contextmanager
+def spinning(thread: int) -> Iterator[SpinningThread]:
+    fault = SpinningThread(thread)
+    fault.inject()
+    try:
+        assert fault.verify()
+        yield fault
+    finally:
+        fault.heal()
+
+
+class Tracer:
+    """Stops one thread and changes its registers; whoever has stopped it must be the thread that lets it go."""
+
+    def __init__(self, thread: int) -> None:
+        self._ptrace = ctypes.CDLL(None, use_errno=True).ptrace
+        self._ptrace.argtypes = (ctypes.c_long, ctypes.c_long, ctypes.c_void_p, ctypes.c_void_p)
+        self._thread = thread
+        self.ask(SEIZE)
+
+    def ask(self, request: int, data: object = None) -> None:
+        """Raises OSError."""
+        if self._ptrace(request, self._thread, None, data) != 0:
+            raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()))
+
+    def stop(self) -> ctypes.Array[ctypes.c_ulong]:
+        """Stops the thread; returns its registers."""
+        self.ask(INTERRUPT)
+        os.waitpid(self._thread, WALL)
+        registers = (ctypes.c_ulong * REGISTERS)()
+        self.ask(GETREGS, ctypes.addressof(registers))
+        return registers
+
+    def go_on(self, registers: ctypes.Array[ctypes.c_ulong], request: int) -> None:
+        self.ask(SETREGS, ctypes.addressof(registers))
+        self.ask(request)
+
+
+def jump_to_itself(thread: int) -> int:
+    """The address of such an instruction in the thread's process. Raises LookupError."""
+    maps = Path(f"/proc/{thread}/maps").read_text().splitlines()
+    with open(f"/proc/{thread}/mem", "rb", buffering=0) as memory:
+        for line in maps:
+            span, rights, *_, path = line.split()
+            if rights != "r-xp" or not path.startswith("/"):
+                continue
+            begin, end = (int(each, 16) for each in span.split("-"))
+            memory.seek(begin)
+            if (at := memory.read(end - begin).find(JUMP_TO_ITSELF)) >= 0:
+                return begin + at
+    raise LookupError("no library has an instruction that jumps to itself")
+
+
+def hold(thread: int) -> None:
+    """Lets the thread spin, says so, and lets it go on when stdin ends."""
+    address, tracer, until = jump_to_itself(thread), Tracer(thread), time.monotonic() + LONGEST_S
+    while True:
+        asleep = state(thread) == SLEEPS
+        kept = tracer.stop()
+        in_the_kernel = ctypes.c_long(kept[ORIG_RAX]).value >= 0
+        if asleep and in_the_kernel:
+            break
+        tracer.go_on(kept, CONTINUE)
+        if time.monotonic() > until:
+            print("it never sleeps", flush=True)
+            return
+        time.sleep(0.001)
+    changed = type(kept)(*kept)
+    changed[RIP], changed[ORIG_RAX] = address, ctypes.c_ulong(-1).value  # no system call is to be made again
+    tracer.go_on(changed, CONTINUE)
+    while state(thread) != RUNS:
+        time.sleep(0.001)
+    print("spins", flush=True)
+    sys.stdin.read()
+    tracer.stop()
+    tracer.go_on(kept, DETACH)
+
+
+if __name__ == "__main__":
+    hold(int(sys.argv[1]))
