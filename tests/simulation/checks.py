@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Sequence, Set
 from typing import TYPE_CHECKING
 
 from caracal_proto.placement_pb2 import Table
@@ -113,4 +113,16 @@ class Checks:
             if its != epoch or one.table != table or one.draining:
                 return f"epochs: {one.name} has {its}, the leader {epoch}; draining: {one.draining}"
         missing = named - {one.boot_id for one in experts}
-        return f"table: {sorted(missing)} are in it" if missing or not named else ""
+        return f"table: {sorted(missing)} are in it" if missing or not named else _convicts(world, named)
+
+
+def _convicts(world: World, named: Set[str]) -> str:
+    """Which workers in quarantine are used though there are others; empty when none is. `named`: runs in the table."""
+    wrong = world.redis.state.wrong
+    experts = {one.boot_id for one in world.experts.values() if one.alive and one.numerics_class == CLASS}
+    if experts - wrong and named & wrong:
+        return f"quarantine: {sorted(named & wrong)} are in the table"
+    serving = {view.boot_id for router in world.routers.values() for view in router.views if view.serving}
+    if serving - wrong and serving & wrong:
+        return f"quarantine: {sorted(serving & wrong)} get sequences"
+    return ""
