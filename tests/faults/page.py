@@ -1,4 +1,4 @@
-"""`python -m faults.page`: writes the results of docs/faults.md again, from the files that `make faults` wrote."""
+"""`make faults-page`: writes the results of docs/faults.md again, from the files that `make faults` has written."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def filled(text: str, folder: Path = RESULTS) -> str:
     """The page with each result in its place. Raises ValueError."""
     for name in NAMES:
         outcome = Outcome.read(json.loads((folder / f"{name}.json").read_text(encoding="utf-8")))
-        begin, end = f"<!-- {name}: made by `python -m faults.page` -->\n", f"<!-- end of {name} -->"
+        begin, end = f"<!-- {name}: made by `make faults-page` -->\n", f"<!-- end of {name} -->"
         if begin not in text or end not in text:
             raise ValueError(f"{PAGE.name} has no marks of {name}")
         words = textwrap.fill(summary(outcome), WIDTH, break_long_words=False, break_on_hyphens=False)

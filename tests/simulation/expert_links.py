@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 CALL_TIMEOUT_S = 20.0
 USUAL_S = 0.006  # a call's latency in a cluster that has run for a while
 MOST_ASSIGNMENTS = 16
+BAD_LINK = "calls to an expert worker are damaged"
 
 
 class CallTimes:
@@ -172,6 +173,7 @@ class ExpertLinks:
         seen.append(self._worker.now)
         bad = len(seen) == MOST_DAMAGED and seen[0] > seen[-1] - DAMAGED_WITHIN_S
         if bad:
+            self._world.noticed[BAD_LINK] += 1
             seen.clear()
         return bad
 

@@ -30,7 +30,7 @@ class OtherCode(ValueError):
 
 @dataclass(slots=True)
 class Found:
-    """`violations`: seeds, each with what did not hold. `noticed`: what routers said of their attention workers."""
+    """`violations`: seeds, each with what did not hold. `noticed`: what processes said of others."""
 
     schedules: int = 0
     events: int = 0

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import math
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from simulation.attention_worker import Begin, Cancel, News
@@ -29,6 +29,7 @@ from services.router.requests.attention_workers import CONNECT_S, DESCRIBE_S, HO
 from services.router.requests.damaged_links import DamagedLinks
 from services.router.requests.directory import views_of
 from services.router.requests.failover import DAMAGED as DATA_LOSS
+from services.router.requests.probe_times import FEWEST
 from services.router.requests.silent_workers import StallTimeouts
 from services.router.requests.stall_detector import StallDetector
 from services.router.requests.unlisted_workers import KeptWorkers
@@ -39,6 +40,8 @@ if TYPE_CHECKING:
     from simulation.world import World
 
 REFRESH_S = 0.5
+USUAL_S = 0.004  # in which a worker answers a probe
+LINK_AVOIDED = "messages to an attention worker are damaged"
 DRAIN_S = 2.0  # that streams may take to end once the router drains
 
 
@@ -121,6 +124,7 @@ class Router(Process):
         self._stalls = StallDetector(self._answers, self._received_at, self.timeouts, self.clock, self._noticed)
         self._damaged, self._kept = DamagedLinks(), KeptWorkers()
         self._looks = 0
+        self._met: set[str] = set()  # workers
         self._asking: set[str] = set()
         self._served_at = -math.inf
         self._waiting: list[Callable[[], None]] = []
@@ -188,6 +192,7 @@ class Router(Process):
         waiting, self._waiting = self._waiting, []
         for then in waiting:
             then()
+        self._meet([view.worker_id for view in self.views])
         self.loop.do(lambda: self._stalls.check(self.views, self.attempts, everybody=True))
         wrong = {view.boot_id for view in self.views if view.wrong}
         for attempt in [one for one in self.attempts if one.worker.boot_id in wrong]:
@@ -221,6 +226,14 @@ class Router(Process):
             self._looks += 1
             self.loop.do(lambda: self._stalls.look(self._looks, self.views, self.attempts, self.open_on))
 
+    def _meet(self, names: Sequence[str]) -> None:
+        """Knows how soon these workers answer, as a router does that has probed them for a while."""
+        for name in names:
+            if name not in self._met:
+                for _ in range(FEWEST):
+                    self._stalls._times.add(name, USUAL_S)
+        self._met = set(names)
+
     async def _answers(self, view: AttentionWorkerView) -> bool:
         answer: asyncio.Future[bool] = self.loop.create_future()
 
@@ -244,8 +257,8 @@ class Router(Process):
         if found is not None and not found.ended:
             then(found)
             return
-        if found is not None and found.damaged:
-            self._damaged.note(view.worker_id, self.clock())
+        if found is not None and found.damaged and self._damaged.note(view.worker_id, self.clock()):
+            self._noticed(LINK_AVOIDED)
         worker = self.world.attention[view.worker_id]
 
         def serve(answer: Callable[[Stream | None], None]) -> None:

@@ -253,3 +253,19 @@ FOUND = {
 
 # Those under which two leaders gave one epoch to two tables.
 ONE_EPOCH_TWICE = (5735, 6945, 7436, 9303, 10673, 12193, 13632, 14268, 14422)
+
+# Made by hand, each for a mutation that next to no seed meets: three workers stop one after the other, each just after
+# it has begun a request, and go on.
+MADE = {
+    "a worker that is late has died": Schedule(
+        1,
+        routers=1,
+        attention=3,
+        asked=(Asked(1.5, (5, 6), 16),),
+        faults=(
+            Fault("stop attention", 1.512, 0.35, 0, 0, 0.0),
+            Fault("stop attention", 1.708, 4.0, 1, 0, 0.0),
+            Fault("stop attention", 1.937, 4.0, 2, 0, 0.0),
+        ),
+    ),
+}

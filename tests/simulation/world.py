@@ -32,8 +32,8 @@ AT_REST_S, LOOK_S = 30.0, 0.25  # virtual, after the last answer, in which all i
 
 @dataclass(frozen=True, slots=True)
 class Played:
-    """What a schedule has come to: its events, and the virtual seconds. `noticed`: what routers say of their attention
-    workers."""
+    """What a schedule has come to: its events, and the virtual seconds. `noticed`: what processes say of
+    others, by how often."""
 
     events: int
     seconds: float
@@ -48,7 +48,7 @@ class World:
         self.network = Network(self.timeline, Random(plan.seed))
         self.streams = Streams(self.network)
         self.checks = Checks(mutation)
-        self.noticed: Counter[str] = Counter()  # by routers, of their attention workers
+        self.noticed: Counter[str] = Counter()  # what its processes say of others, by how often
         self.redis: SimulatedRedis = SimulatedRedis(self.timeline, self.network)
         self.redis.marks_convicts = not mutation.forgets_convictions
         self.routers: dict[str, Router] = {name: Router(self, name) for name in _names("router", plan.routers)}
