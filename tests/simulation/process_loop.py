@@ -21,7 +21,7 @@ class ProcessLoop(asyncio.AbstractEventLoop):
         self._process, self._clock = process, clock
         self._tasks: dict[asyncio.Task[Any], None] = {}
 
-    def do(self, act: Callable[[], None]) -> None:
+    def do(self, act: Callable[[], object]) -> None:
         """Calls `act` as this loop does: tasks that it begins run here."""
         before = _get_running_loop()
         _set_running_loop(self)
