@@ -28,12 +28,18 @@ CODE = ("services", "kernels", "proto", "tests/faults")
 
 def main() -> None:
     arguments = _arguments()
-    about = {"machine": machine(), "code": code_version(*CODE), "seed": arguments.seed, "faults_each": arguments.faults}
-    about["kinds"] = arguments.kinds
-    outcome, before = Outcome(), {}
+    about: dict[str, Any] = {
+        "machine": machine(),
+        "code": code_version(*CODE),
+        "seed": arguments.seed,
+        "faults_each": arguments.faults,
+        "kinds": arguments.kinds,
+    }
+    outcome = Outcome()
+    before: dict[str, Any] = {}
     if arguments.more:
         before = json.loads(arguments.out.read_text(encoding="utf-8"))
-        if other := [name for name in ("code", "faults_each", "kinds") if before[name] != about[name]]:
+        if other := [name for name in ("code", "faults_each", "kinds") if before.get(name) != about[name]]:
             sys.exit(f"{arguments.out}: its {other[0]} is another than this run's; without --more it is written anew")
         outcome = Outcome.read(before)
     first = before["seed"] + outcome.schedules if before else arguments.seed

