@@ -30,7 +30,7 @@ class Happened:
 @dataclass
 class Outcome:
     """`answers`: of all choices. `stalls`: the longest pause of any stream at each fault, by its kind and whom it hit;
-    `calm`: in windows without one. `verdicts`: of answers that are not right, and of schedules that stuck. `routers`:
+    `calm`: in windows without one. `verdicts`: of answers that are not right and of schedules that stuck. `routers`:
     faults that hit a router, by whether it led. `turned_away`: how often a router sent a stream on to another one.
     `variants`: schedules by the cluster's."""
 
@@ -46,7 +46,7 @@ class Outcome:
     faults: Counter[str] = field(default_factory=Counter)
     stalls: dict[str, list[float]] = field(default_factory=lambda: defaultdict(list))
     calm: list[float] = field(default_factory=list)
-    verdicts: list[str] = field(default_factory=list)
+    verdicts: Counter[str] = field(default_factory=Counter)
     without_effect: list[str] = field(default_factory=list)
     left_behind: list[str] = field(default_factory=list)
     controls: list[str] = field(default_factory=list)  # that have not failed, and had to
@@ -55,11 +55,12 @@ class Outcome:
     @property
     def failures(self) -> list[str]:
         """All that is not as it should be."""
-        return [*self.verdicts, *self.without_effect, *self.left_behind, *self.controls]
+        verdicts = (f"{verdict}, {count} times" if count > 1 else verdict for verdict, count in self.verdicts.items())
+        return [*verdicts, *self.without_effect, *self.left_behind, *self.controls]
 
     def count(self, verdict: str) -> int:
         """`lost`, `changed` or `stuck`."""
-        return sum(one.startswith(verdict) for one in self.verdicts)
+        return sum(count for one, count in self.verdicts.items() if one.startswith(verdict))
 
     def note(self, seed: int, traffic: Traffic, happened: Sequence[Happened], overlapping: int) -> None:
         """Takes what came of a schedule, as soon as its requests have ended."""
@@ -69,7 +70,7 @@ class Outcome:
         self.requests, self.answers = self.requests + len(requests), self.answers + len(answers)
         self.tokens += sum(answer.tokens for answer in answers)
         self.refused, self.turned_away = self.refused + traffic.refused.total(), self.turned_away + traffic.turned_away
-        self.verdicts += [f"{verdict} (seed {seed})" for verdict in (*verdicts(requests), *unanswered)]
+        self.verdicts.update(f"{verdict} (seed {seed})" for verdict in (*verdicts(requests), *unanswered))
         for one in happened:
             self.faults[one.planned.kind] += 1
             if any(role_of(node) == "router" for node in one.planned.nodes) and one.planned.kind != "overload":
@@ -80,7 +81,7 @@ class Outcome:
         """Takes traffic without a fault."""
         answers = [answer for choices in requests for answer in choices]
         times = [time for answer in answers for time in answer.times]
-        self.verdicts += [f"{verdict} (no fault)" for verdict in verdicts(requests)]
+        self.verdicts.update(f"{verdict} (no fault)" for verdict in verdicts(requests))
         begin = min(times, default=0.0)
         while times and begin + WINDOW_S <= max(times):
             self.calm.append(longest(answers, begin, begin + WINDOW_S))
@@ -109,7 +110,8 @@ class Outcome:
     def read(cls, found: Mapping[str, Any]) -> Outcome:
         """What `written` has given."""
         made = cls(**{one.name: found[one.name] for one in fields(cls)})
-        made.variants, made.routers, made.faults = map(Counter, (made.variants, made.routers, made.faults))
+        for name in ("variants", "routers", "faults", "verdicts"):
+            setattr(made, name, Counter(getattr(made, name)))
         made.stalls = defaultdict(list, made.stalls)
         return made
 

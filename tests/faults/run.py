@@ -18,7 +18,7 @@ from faults.schedule import Planned, hits_leader, overlapping, schedule
 from faults.traffic import Traffic
 
 BEFORE, AFTER = 40, 80  # tokens of all streams, before the first fault and behind the last one
-CALM_TOKENS = 2000  # of traffic without a fault
+CALM_S = 12.0  # of traffic without a fault
 LEADER_S = 10.0  # in which some router leads
 
 
@@ -94,23 +94,24 @@ def cast(cluster: FaultyCluster, seed: int) -> str:
 def run_schedule(cluster: FaultyCluster, questions: Sequence[Question], seed: int, outcome: Outcome, mix: Mix) -> None:
     """Runs one schedule under traffic, and waits until the cluster is whole again. What goes wrong, except with an
     answer, is a verdict, too: the schedule is `stuck`. Raises Unmendable."""
-    before = len(outcome.verdicts)
+    before = outcome.count("stuck")
     try:
         own = cast(cluster, seed)
         planned = schedule(seed, choices(cluster.names, own, mix.kinds), mix.faults, mix.also)
         _perform(cluster, Traffic(cluster.door(own), questions), Performance(cluster, planned), seed, outcome)
         cluster.wait_until_whole()
     except Exception as error:  # noqa: BLE001  one schedule, of many
-        outcome.verdicts.append(f"stuck: {said(error)} (seed {seed})")
+        outcome.verdicts[f"stuck: {said(error)} (seed {seed})"] += 1
     outcome.schedules += 1
     outcome.variants[cluster.variant.name] += 1
-    outcome.ended_alone += [f"{name} (seed {seed})" for name in cluster.ended_alone]
-    cluster.ended_alone.clear()
-    if any(verdict.startswith("stuck") for verdict in outcome.verdicts[before:]):
-        try:
+    try:
+        if outcome.count("stuck") > before:
             cluster.mend()
-        except Exception as error:
-            raise Unmendable(said(error)) from error
+    except Exception as error:
+        raise Unmendable(said(error)) from error
+    finally:
+        outcome.ended_alone += [f"{name} (seed {seed})" for name in cluster.ended_alone]
+        cluster.ended_alone.clear()
 
 
 def _perform(cluster: FaultyCluster, traffic: Traffic, performance: Performance, seed: int, outcome: Outcome) -> None:
@@ -118,7 +119,7 @@ def _perform(cluster: FaultyCluster, traffic: Traffic, performance: Performance,
         traffic.wait_for_tokens(BEFORE)
         performance.perform()
         outcome.without_effect += [f"{one} (seed {seed})" for one in performance.without_effect]
-        outcome.verdicts += [f"stuck: {one} (seed {seed})" for one in performance.stuck]
+        outcome.verdicts.update(f"stuck: {one} (seed {seed})" for one in performance.stuck)
         traffic.wait_for_tokens(AFTER)
     finally:
         outcome.note(seed, traffic, performance.happened, overlapping([one.planned for one in performance.happened]))
@@ -138,11 +139,12 @@ def run(
     return outcome
 
 
-def calm_traffic(cluster: FaultyCluster, questions: Sequence[Question], outcome: Outcome, tokens: int) -> None:
-    """So many tokens without a fault."""
+def calm_traffic(cluster: FaultyCluster, questions: Sequence[Question], outcome: Outcome) -> None:
+    """CALM_S without a fault."""
     traffic = Traffic(cluster.door("router-0"), questions)
     try:
-        traffic.wait_for_tokens(tokens)
+        time.sleep(CALM_S)
+        traffic.wait_for_tokens(AFTER)
     finally:
         outcome.note_calm(traffic.finish())
 

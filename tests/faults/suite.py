@@ -13,7 +13,7 @@ from faults.cluster import FaultyCluster, wait_for
 from faults.decoys import is_taken_in
 from faults.footprint import REST_S, Footprint, footprints, left_behind, running
 from faults.outcome import Outcome
-from faults.run import CALM_TOKENS, Mix, Unmendable, calm_traffic, run_schedule, said
+from faults.run import Mix, Unmendable, calm_traffic, run_schedule, said
 from faults.variants import Variant, variant_of
 
 CONTROLLED = 2  # of the questions, which are asked meanwhile
@@ -50,7 +50,7 @@ class Suite:
             tempfile.TemporaryDirectory(prefix="caracal-faults-") as folder,
             FaultyCluster(self._model, Path(folder), variant) as cluster,
         ):
-            calm_traffic(cluster, self._questions, self.outcome, CALM_TOKENS)
+            calm_traffic(cluster, self._questions, self.outcome)
             wait_for(lambda: not running(cluster), REST_S)
             before = footprints(cluster)
             self._control(cluster)
@@ -62,7 +62,7 @@ class Suite:
                 try:
                     run_schedule(cluster, self._questions, seed, self.outcome, replace(self._mix, also=also))
                 except Unmendable as error:
-                    self.outcome.verdicts.append(f"stuck: it cannot be mended: {error} (seed {seed})")
+                    self.outcome.verdicts[f"stuck: it cannot be mended: {error} (seed {seed})"] += 1
                     return played
                 finally:
                     self._done()

@@ -16,7 +16,7 @@ from faults.decoys import is_taken_in
 from faults.footprint import REST_S, Footprint, footprints, left_behind, running
 from faults.kinds import KINDS
 from faults.outcome import Outcome
-from faults.run import CALM_TOKENS, Mix, calm_traffic, run
+from faults.run import Mix, calm_traffic, run
 from faults.variants import GRPC, LONE, NATIVE, Variant
 
 pytestmark = [
@@ -39,8 +39,9 @@ def cluster(
 def before(cluster: FaultyCluster, asked: Sequence[Question]) -> dict[str, Footprint]:
     """What the processes hold after the same traffic without a fault."""
     calm = Outcome()
-    calm_traffic(cluster, asked, calm, CALM_TOKENS)
+    calm_traffic(cluster, asked, calm)
     assert not calm.verdicts
+    assert calm.calm
     assert wait_for(lambda: not running(cluster), REST_S)
     return footprints(cluster)
 

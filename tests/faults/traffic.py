@@ -77,6 +77,7 @@ class Traffic:
                 for answer in answers:
                     answer.error = str(failed)
                 self._answered.add(number)  # which is a verdict of its own
+                time.sleep(AGAIN_S)
 
 
 def verdicts(requests: Sequence[Sequence[Answer]]) -> list[str]:
