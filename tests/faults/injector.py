@@ -10,6 +10,8 @@ from faults.cluster import FaultyCluster
 from faults.network import REDIS, role_of
 from faults.schedule import Lasting
 
+WORKERS: tuple[str, ...] = ("attention", "expert")
+
 
 class Injector(ABC):
     """A fault at a target: a node's name, several joined by `+`, or Redis. `seed`: of what it chooses itself.

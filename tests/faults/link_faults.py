@@ -5,12 +5,11 @@ from __future__ import annotations
 from typing import Any, ClassVar
 
 from faults.cluster import wait_for
-from faults.injector import Injector
+from faults.injector import WORKERS, Injector
 from faults.network import REDIS
 from faults.schedule import Lasting
 
-WORKERS = ("attention", "expert")
-ROUTER = ("router",)
+ROUTER: tuple[str, ...] = ("router",)
 
 
 class LinkFault(Injector):

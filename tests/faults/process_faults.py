@@ -9,14 +9,12 @@ from collections.abc import Sequence
 from typing import ClassVar
 
 from faults.cluster import MAX_SEQUENCES, FaultyCluster, stopped, wait_for
-from faults.injector import Injector, whole_roles
+from faults.injector import WORKERS, Injector, whole_roles
 from faults.network import role_of
 from faults.overload import Burst
 from faults.schedule import Lasting
 from support.frozen_thread import STOPPED as FROZEN
 from support.frozen_thread import FrozenThread, state, threads
-
-WORKERS = ("attention", "expert")
 
 
 class Killed(Injector):

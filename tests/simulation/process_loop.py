@@ -8,9 +8,11 @@ import contextvars
 from asyncio.events import _get_running_loop, _set_running_loop
 from collections.abc import Callable
 from functools import partial
-from typing import Any
+from typing import Any, TypeVarTuple
 
 from simulation.timeline import Process
+
+Ts = TypeVarTuple("Ts")
 
 
 class ProcessLoop(asyncio.AbstractEventLoop):
@@ -56,21 +58,21 @@ class ProcessLoop(asyncio.AbstractEventLoop):
         return task
 
     def call_soon(
-        self, callback: Callable[..., object], *args: Any, context: contextvars.Context | None = None
+        self, callback: Callable[[*Ts], object], *args: *Ts, context: contextvars.Context | None = None
     ) -> asyncio.Handle:
         handle = asyncio.Handle(callback, args, self, context)
         self._process.after(0.0, partial(self._run, handle))
         return handle
 
     def call_later(
-        self, delay: float, callback: Callable[..., object], *args: Any, context: contextvars.Context | None = None
+        self, delay: float, callback: Callable[[*Ts], object], *args: *Ts, context: contextvars.Context | None = None
     ) -> asyncio.TimerHandle:
         handle = asyncio.TimerHandle(self.time() + delay, callback, args, self, context)
         self._process.after(max(0.0, delay), partial(self._run, handle))
         return handle
 
     def call_at(
-        self, when: float, callback: Callable[..., object], *args: Any, context: contextvars.Context | None = None
+        self, when: float, callback: Callable[[*Ts], object], *args: *Ts, context: contextvars.Context | None = None
     ) -> asyncio.TimerHandle:
         return self.call_later(when - self.time(), callback, *args, context=context)
 
@@ -90,3 +92,8 @@ class ProcessLoop(asyncio.AbstractEventLoop):
         self._tasks.pop(task, None)
         if not task.cancelled() and (error := task.exception()) is not None:
             raise error
+
+
+def loop_of(process: Process, clock: Callable[[], float]) -> ProcessLoop:
+    """A loop of the process's run, without what loops of sockets, threads and children have."""
+    return ProcessLoop(process, clock)  # type: ignore[abstract]

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from simulation.attention_worker import Begin, Cancel, News
 from simulation.generation import Generation
 from simulation.leader import Leader
-from simulation.process_loop import ProcessLoop
+from simulation.process_loop import loop_of
 from simulation.router_attempt import RouterAttempt
 from simulation.streams import DAMAGED, Stream
 from simulation.timeline import Process
@@ -120,7 +120,7 @@ class Router(Process):
         self._streams: dict[str, AttemptStream] = {}
         self.draining = False
         self.timeouts = StallTimeouts()
-        self.loop = ProcessLoop(self, self.clock)
+        self.loop = loop_of(self, self.clock)
         self._stalls = StallDetector(self._answers, self._received_at, self.timeouts, self.clock, self._noticed)
         self._damaged, self._kept = DamagedLinks(), KeptWorkers()
         self._looks = 0

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 
 import pytest
-from simulation.process_loop import ProcessLoop
+from simulation.process_loop import loop_of
 from simulation.timeline import Process, Timeline
 
 
@@ -16,7 +16,7 @@ class Sleeper:
         self.timeline = Timeline()
         self.process = Process(self.timeline, "sleeper")
         self.process.start()
-        self.loop = ProcessLoop(self.process, lambda: self.timeline.now)
+        self.loop = loop_of(self.process, lambda: self.timeline.now)
         self.times: list[float] = []
         self.ended = False
         self.loop.do(lambda: asyncio.ensure_future(self._run()))
