@@ -1,4 +1,4 @@
-"""Coroutines of a simulated process stop, go on and die with it, and what they raise is heard of."""
+"""Coroutines of a simulated process stop, go on and die with it, and what they raise goes on to whoever runs it."""
 
 from __future__ import annotations
 
