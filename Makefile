@@ -6,7 +6,7 @@ IMAGE ?= caracal:0.1.0
 export PYTHONPATH =
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
 
-.PHONY: up test test-fast browser sanitize fuzz faults simulation smoke check proto fmt train bench bench-gpu chart settings metrics models compat lock audit image e2e-k8s clean
+.PHONY: up test test-fast browser sanitize fuzz faults faults-page simulation smoke check proto fmt train bench bench-gpu chart settings metrics models compat lock audit image e2e-k8s clean
 
 # Installation speaks in one line a step; everything else goes into this file, whose end is shown when a step fails.
 INSTALL_LOG = $(VENV)/install.log
@@ -48,6 +48,10 @@ fuzz: $(VENV)/.dev
 # N seeded schedules of faults on a real cluster of network namespaces under traffic; FAULTS='--seed 7 --out FILE'. As root.
 faults: $(VENV)/.dev
 	PYTHONPATH=.:kernels:proto:tests $(BIN)/python -m faults --schedules $(or $(N),20) $(FAULTS)
+
+# The results in docs/faults.md, from bench/results/faults.json and faults-alone.json.
+faults-page: $(VENV)/.dev
+	PYTHONPATH=.:kernels:proto:tests $(BIN)/python -m faults.page
 
 # N seeded schedules of faults in virtual time, around the code that decides; SIMULATION='--seed 7 --out FILE'.
 simulation: $(VENV)/.dev

@@ -113,6 +113,10 @@ async def bounded(command: Any, seconds: float) -> Any:
             return await command
     except (RedisError, OSError, TimeoutError) as error:
         raise RedisUnavailable(f"{type(error).__name__}: {error}") from None
+    except RuntimeError as error:  # uvloop's, when a connection is used that was just reset
+        if "closed" not in str(error):
+            raise
+        raise RedisUnavailable(f"{type(error).__name__}: {error}") from None
     finally:
         # Before Python 3.12 wait_for, which the client uses, drops a cancellation that comes with its result.
         if task and task.cancelling() > cancels:

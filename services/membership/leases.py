@@ -105,7 +105,7 @@ class Leases:
             for counts in (False, True):
                 names |= {name for name, one in self._read.get((role, counts), {}).items() if one.record is not None}
         for member in members:
-            name = member.decode(errors="backslashreplace")
+            name = member.decode(errors="backslashreplace") if isinstance(member, bytes) else repr(member)
             if name.encode() == member and name and is_text(name):
                 names.add(name)
             else:

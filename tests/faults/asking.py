@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import math
 import time
 import uuid
 from collections.abc import Callable, Iterable, Sequence
@@ -18,6 +19,7 @@ from caracal_proto.router_pb2_grpc import RouterStub
 from faults.history import Oracle, Receiver
 
 LONGEST_S = 60.0  # of a request
+AWAY_S = 15.0  # that routers may turn a stream away which goes on: less than a client would wait
 AGAIN_S = 0.05  # after a request was refused, or its connection has broken
 LAST_EVENT = "last-event-id"
 REFUSED = {"rate_limit_exceeded", "overloaded", "rate_limit_error", "overloaded_error"}  # codes and Anthropic's types
@@ -34,7 +36,11 @@ class Failed(Exception):
 
 
 class Broken(Failed):
-    """Its connection did, or this router cannot serve just now: another one may."""
+    """Its connection did: another router may go on with it."""
+
+
+class Away(Broken):
+    """This router cannot serve just now, and says so."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,8 +57,9 @@ class Question(Protocol):
     def oracles(self) -> Sequence[Oracle]:
         """The right answer, one for each choice."""
 
-    def ask(self, door: Door, channel: grpc.Channel, choices: Sequence[Receiver]) -> None:
-        """Reads the whole answer. Raises Refused or Failed."""
+    def ask(self, door: Door, channel: grpc.Channel, choices: Sequence[Receiver]) -> int:
+        """Reads the whole answer; returns how often a router that cannot serve has turned it away meanwhile. Raises
+        Refused or Failed."""
 
 
 @dataclass(frozen=True)
@@ -68,7 +75,7 @@ class GrpcQuestion:
     def oracles(self) -> Sequence[Oracle]:
         return [self.oracle]
 
-    def ask(self, door: Door, channel: grpc.Channel, choices: Sequence[Receiver]) -> None:
+    def ask(self, door: Door, channel: grpc.Channel, choices: Sequence[Receiver]) -> int:
         (choice,), begun = choices, False
         request = router_pb2.TextRequest(prompt=self.prompt, sampling=self.sampling, priority=self.priority)
         try:
@@ -78,10 +85,12 @@ class GrpcQuestion:
                     choice.token(token.index, token.id, token.logits_checksum, now)
                 if event.finish_reason:
                     choice.ending(event.finish_reason)
+                    choice.usage(event.prompt_tokens, event.completion_tokens)
         except grpc.RpcError as error:
             if error.code() is grpc.StatusCode.RESOURCE_EXHAUSTED and not begun:
                 raise Refused from None
             raise Failed(f"{error.code().name}: {error.details()}") from None
+        return 0
 
 
 @dataclass(frozen=True)
@@ -94,18 +103,24 @@ class HttpQuestion:
     oracles: Sequence[Oracle] = ()
     goes_on: bool = False
 
-    def ask(self, door: Door, channel: grpc.Channel, choices: Sequence[Receiver]) -> None:
+    def ask(self, door: Door, channel: grpc.Channel, choices: Sequence[Receiver]) -> int:
         reading = Reading(self.path, self.body, choices, goes_on=self.goes_on)
         addresses = itertools.cycle((door.other, door.http) if self.goes_on else (door.http,))
-        end = time.monotonic() + LONGEST_S
+        end, turned_away, away_since = time.monotonic() + LONGEST_S, 0, math.inf
         while True:
+            before = reading.events
             try:
                 reading.read(next(addresses))
-                return
+                return turned_away
             except (Broken, Refused) as error:
                 if not self.goes_on or (isinstance(error, Refused) and not reading.begun):
                     raise
-                if time.monotonic() > end:
+                now = time.monotonic()
+                if reading.events > before:
+                    away_since = math.inf
+                if isinstance(error, Away):
+                    turned_away, away_since = turned_away + 1, min(away_since, now)
+                if now > min(end, away_since + AWAY_S):
                     raise Failed(f"it did not go on: {error}") from None
                 time.sleep(AGAIN_S)
 
@@ -116,6 +131,7 @@ class Reading:
     def __init__(self, path: str, body: Json, choices: Sequence[Receiver], *, goes_on: bool = False) -> None:
         self._path, self._body, self._choices = path, json.dumps(body | {"stream": True}), choices
         self._take, self._tokens, self._over = READERS[path], [0] * len(choices), False
+        self.events = 0  # that have come
         self._headers = {"content-type": "application/json"}
         if goes_on:
             self._headers |= {"x-request-id": uuid.uuid4().hex, LAST_EVENT: "0"}
@@ -152,6 +168,7 @@ class Reading:
                 if self._over:
                     raise Failed(f"an event comes after the last: {event[b'data'][:80]!r}")
                 self._over = self._take(event[b"data"], self._choices, self._tokens, time.monotonic())
+                self.events += 1
                 if LAST_EVENT in self._headers and b"id" in event:
                     self._headers[LAST_EVENT] = event[b"id"].decode()
             event = {}
@@ -161,7 +178,7 @@ def _failure(status: int, error: Json) -> Refused | Failed:
     code = error.get("code") or error.get("type")
     if code in REFUSED:
         return Refused()
-    return (Broken if status == 503 else Failed)(f"{status}: {error.get('message')}")
+    return (Away if status == 503 else Failed)(f"{status}: {error.get('message')}")
 
 
 def _take_choices(data: bytes, choices: Sequence[Receiver], tokens: list[int], now: float) -> bool:
@@ -171,6 +188,8 @@ def _take_choices(data: bytes, choices: Sequence[Receiver], tokens: list[int], n
     event: Json = json.loads(data)
     if "error" in event:
         raise Failed(str(event["error"].get("message")))
+    if usage := event.get("usage"):
+        choices[0].usage(usage["prompt_tokens"], usage["completion_tokens"])
     for value in event["choices"]:
         number = value["index"]
         ids = value.get("token_ids") or []
@@ -211,6 +230,8 @@ def _take_response(data: bytes, choices: Sequence[Receiver], tokens: list[int], 
     if kind.endswith(".delta") and event["delta"]:
         choices[0].text(f"{kind} of item {event['output_index']}", event["delta"], now)
     if kind in ("response.completed", "response.incomplete"):
+        usage = event["response"]["usage"]
+        choices[0].usage(usage["input_tokens"], usage["output_tokens"])
         choices[0].ending(kind)
         return True
     return False
@@ -227,6 +248,8 @@ def _take_message(data: bytes, choices: Sequence[Receiver], tokens: list[int], n
             choices[0].text(f"{delta['type']} of block {event['index']}", piece, now)
     if kind == "message_delta":
         choices[0].ending(event["delta"]["stop_reason"])
+        usage = event["usage"]  # here the tokens that were cached are none of its input
+        choices[0].usage(usage["input_tokens"] + usage["cache_read_input_tokens"], usage["output_tokens"])
     return kind == "message_stop"
 
 

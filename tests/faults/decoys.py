@@ -1,4 +1,4 @@
-"""What a misled injector hits: a process that sleeps, another Redis, unused links, a server that says nothing."""
+"""What a misled injector hits: a process that sleeps, another Redis, another node, a server that says nothing."""
 
 from __future__ import annotations
 
@@ -8,34 +8,50 @@ import socket
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from faults.asking import Door
+from faults.asking import Door, Question
 from faults.cluster import FaultyCluster
-from faults.injectors import Frozen, Injector, Overloaded
+from faults.injector import Injector
+from faults.kinds import KINDS, choices
+from faults.link_faults import LinkFault
+from faults.network import role_of
+from faults.process_faults import Frozen, Overloaded, Unplugged
+from faults.traffic import Traffic, verdicts
 from support.worker_processes import redis_store
 
 SEEN_S = 0.3  # nothing is to be seen, so it is not waited for long
+OWN = "router-0"
 
 
-class UnusedLinks:
-    """The network as far as an injector uses it: nothing that it sets is set."""
+class OtherNodes:
+    """The network as far as an injector uses it: what is meant for a worker hits the other one of its role; what is
+    meant for a router, or Redis, an expert worker. Counts are those of the node that is meant."""
 
     def __init__(self, cluster: FaultyCluster) -> None:
-        self._network = cluster.network
+        self._network, self._names = cluster.network, cluster.names
         self.address, self.callers = self._network.address, self._network.callers
 
     def fault(self, caller: str, called: str, **values: Any) -> dict[str, int]:
+        self._network.fault(caller, self._other(called), **values)
         return self._network.fault(caller, called)
 
     def reset(self, caller: str, called: str) -> dict[str, int]:
+        self._network.reset(caller, self._other(called))
         return self._network.fault(caller, called)
 
     def unplug(self, name: str) -> None:
-        """No such node."""
+        self._network.unplug(self._other(name))
+
+    def plug(self, name: str) -> None:
+        self._network.plug(self._other(name))
+
+    def _other(self, name: str) -> str:
+        role = role_of(name) if role_of(name) in ("attention", "expert") else "expert"
+        return next(one for one in reversed(self._names) if role_of(one) == role and one != name)
 
 
 class Decoy:
@@ -44,7 +60,7 @@ class Decoy:
     def __init__(
         self, cluster: FaultyCluster, sleeper: subprocess.Popen[bytes], store: Any, server: socket.socket
     ) -> None:
-        self.network, self.children, self.store = UnusedLinks(cluster), cluster.children, store
+        self.network, self.children, self.store = OtherNodes(cluster), cluster.children, store
         self._sleeper, self._server = sleeper, server
 
     def pid(self, name: str) -> int:
@@ -77,7 +93,25 @@ def misled(injector: Injector) -> Iterator[None]:
             injector.cluster = cluster
             yield
         finally:
-            if isinstance(injector, Frozen | Overloaded):
+            injector.cluster = decoy
+            if isinstance(injector, LinkFault | Unplugged | Frozen | Overloaded):
                 injector.heal()
+            injector.cluster = cluster
             sleeper.kill()
             sleeper.wait()
+
+
+def is_taken_in(cluster: FaultyCluster, questions: Sequence[Question], kind: str) -> str:
+    """The control of a kind: its injector hits something else on purpose, and its own check has to say so. Returns what
+    is wrong with the check, or with answers meanwhile; empty when nothing is."""
+    target = choices(cluster.names, OWN)[kind].targets[0]
+    traffic = Traffic(cluster.door(OWN), questions)
+    try:
+        injector = KINDS[kind](cluster, target)
+        with misled(injector):
+            taken_in = injector.verify()
+    finally:
+        requests = traffic.finish()
+    if taken_in:
+        return f"{kind} at {target} is seen where it is not"
+    return "; ".join(f"{verdict} ({kind} elsewhere)" for verdict in verdicts(requests))

@@ -17,19 +17,23 @@ class Receiver(Protocol):
 
     def ending(self, reason: str) -> None: ...
 
+    def usage(self, prompt: int, completion: int) -> None:
+        """Takes the counts of tokens, of all choices together, as the answer says them."""
+
 
 @dataclass(frozen=True, slots=True)
 class Oracle:
     """A choice as it should be. `marks`: what each token comes with, its logits' checksum or its log-probability.
 
     `texts`: the parts of the answer by name, its content, a call's arguments; none where only tokens are compared.
-    `end`: how it ends; empty where that is not compared.
+    `end`: how it ends. `counts`: of the tokens of the prompt and of all choices; None where another choice has them.
     """
 
     ids: Sequence[int] = ()
     marks: Sequence[float] = ()
     texts: Mapping[str, str] = field(default_factory=dict)
     end: str = ""
+    counts: tuple[int, int] | None = None
 
 
 @dataclass(slots=True)
@@ -40,6 +44,7 @@ class Recorded:
     marks: list[float] = field(default_factory=list)
     texts: dict[str, str] = field(default_factory=dict)
     endings: list[str] = field(default_factory=list)
+    counts: tuple[int, int] | None = None
 
     def token(self, index: int, token_id: int, mark: float, now: float) -> None:
         assert index == len(self.ids)
@@ -52,9 +57,12 @@ class Recorded:
     def ending(self, reason: str) -> None:
         self.endings.append(reason)
 
+    def usage(self, prompt: int, completion: int) -> None:
+        self.counts = prompt, completion
+
     def oracle(self) -> Oracle:
         (end,) = self.endings
-        return Oracle(self.ids, self.marks, self.texts, end)
+        return Oracle(self.ids, self.marks, self.texts, end, self.counts)
 
 
 @dataclass(slots=True)
@@ -67,8 +75,14 @@ class Answer:
     tokens: int = 0
     texts: dict[str, str] = field(default_factory=dict)
     endings: list[str] = field(default_factory=list)
+    counts: tuple[int, int] | None = None
     error: str = ""
     wrong: list[str] = field(default_factory=list)
+
+    @property
+    def whole(self) -> bool:
+        """Whether it has come to its end, right or not."""
+        return bool(self.endings) and not self.error
 
     def token(self, index: int, token_id: int, mark: float, now: float) -> None:
         at, self.tokens = self.tokens, self.tokens + 1
@@ -94,9 +108,14 @@ class Answer:
     def ending(self, reason: str) -> None:
         if self.endings:
             self.wrong.append(f"it ends twice: {self.endings[0]}, {reason}")
-        if self.oracle.end and reason != self.oracle.end:
+        if reason != self.oracle.end:
             self.wrong.append(f"it ends with {reason} instead of {self.oracle.end}")
         self.endings.append(reason)
+
+    def usage(self, prompt: int, completion: int) -> None:
+        if self.counts is not None:
+            self.wrong.append("it says twice how many tokens it has")
+        self.counts = prompt, completion
 
     def verdict(self) -> str:
         """ "" for the right answer; else `lost: …` or `changed: …`."""
@@ -111,6 +130,8 @@ class Answer:
         if self.texts != self.oracle.texts:
             missing = [part for part, text in self.oracle.texts.items() if self.texts.get(part) != text]
             return f"changed: it ends before its {missing[0]} does"
+        if self.counts != self.oracle.counts:
+            return f"changed: it has (prompt, answer) {self.counts} tokens instead of {self.oracle.counts}"
         return ""
 
     def pauses(self, begin: float, end: float) -> list[float]:

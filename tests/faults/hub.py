@@ -10,27 +10,30 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
-import random
 import socket
 import struct
 import sys
 from collections import defaultdict
 from dataclasses import dataclass, field
+from random import Random
 from typing import Any
 
 CHUNK = 1 << 16
+PIECES = 256  # of a connection, in one direction, that may be on their way at once
 RESET = struct.pack("ii", 1, 0)  # SO_LINGER: closing sends a reset
 
 
 @dataclass
 class Link:
-    """`hold_there` and `hold_back`: what travels in that direction waits. `rate`: bytes a second; 0 = no limit."""
+    """`hold_there` and `hold_back`: what travels in that direction waits. `rate`: bytes a second of each connection;
+    0 = no limit. `seed`, where it is set: of the places of the bits that are flipped."""
 
     delay_s: float = 0.0
     rate: float = 0.0
     hold_there: bool = False
     hold_back: bool = False
     flips: int = 0  # bits still to be flipped
+    rng: Random = field(default_factory=lambda: Random(0))
     counts: dict[str, int] = field(
         default_factory=lambda: dict.fromkeys(("passed", "delayed", "throttled", "held", "flipped", "reset"), 0)
     )
@@ -38,6 +41,8 @@ class Link:
     changed: asyncio.Event = field(default_factory=asyncio.Event)
 
     def set(self, values: dict[str, Any]) -> None:
+        if "seed" in values:
+            self.rng = Random(values.pop("seed"))
         for name, value in values.items():
             setattr(self, name, value)
         self.changed.set()
@@ -52,8 +57,13 @@ class Link:
             writer.transport.abort()
             self.counts["reset"] += 1
 
+    def due(self, now: float) -> float:
+        """When a piece that enters the link now is at its other end: those behind it do not wait for it."""
+        self.counts["delayed"] += self.delay_s > 0
+        return now + self.delay_s
+
     async def travel(self, data: bytes, there: bool) -> bytes:
-        """Lets a piece wait as long as the link says; returns it, perhaps damaged."""
+        """Lets a piece at the link's end wait as long as the link says; returns it, perhaps damaged."""
         if self.hold_there if there else self.hold_back:
             self.counts["held"] += 1
             while self.hold_there if there else self.hold_back:
@@ -61,17 +71,19 @@ class Link:
         if self.flips and len(data) > 16:
             self.flips -= 1
             self.counts["flipped"] += 1
-            damaged, at = bytearray(data), random.randrange(8 * len(data))
-            damaged[at // 8] ^= 1 << at % 8
-            data = bytes(damaged)
-        if self.delay_s:
-            self.counts["delayed"] += 1
-            await asyncio.sleep(self.delay_s)
+            data = flipped(data, self.rng)
         if self.rate:
             self.counts["throttled"] += 1
             await asyncio.sleep(len(data) / self.rate)
         self.counts["passed"] += 1
         return data
+
+
+def flipped(data: bytes, rng: Random) -> bytes:
+    """The piece with one bit that is otherwise."""
+    damaged, at = bytearray(data), rng.randrange(8 * len(data))
+    damaged[at // 8] ^= 1 << at % 8
+    return bytes(damaged)
 
 
 class Hub:
@@ -113,15 +125,47 @@ async def lead(link: Link, reader: asyncio.StreamReader, writer: asyncio.StreamW
             end.close()
 
 
+Line = asyncio.Queue[tuple[float, bytes | None]]  # pieces, each with when it is due; None: the connection was reset
+
+
 async def pump(link: Link, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, *, there: bool) -> None:
+    """Leads one direction of a connection. Its end travels as its pieces do: a link that holds them holds it, too."""
+    line: Line = asyncio.Queue(PIECES)
+    receiving = asyncio.create_task(receive(link, reader, line))
     try:
-        while data := await reader.read(CHUNK):
-            writer.write(await link.travel(data, there))
-            await writer.drain()
-        if writer.can_write_eof():
-            writer.write_eof()
+        await send(link, line, writer, there)
     except OSError:
         writer.transport.abort()  # a reset goes on as one
+    finally:
+        receiving.cancel()
+
+
+async def receive(link: Link, reader: asyncio.StreamReader, line: Line) -> None:
+    now = asyncio.get_running_loop().time
+    data: bytes | None = b"begins"
+    while data:
+        try:
+            data = await reader.read(CHUNK)
+        except OSError:
+            data = None
+        await line.put((link.due(now()), data))
+
+
+async def send(link: Link, line: Line, writer: asyncio.StreamWriter, there: bool) -> None:
+    now = asyncio.get_running_loop().time
+    while True:
+        due, data = await line.get()
+        await asyncio.sleep(max(0.0, due - now()))
+        arrived = await link.travel(data or b"", there)
+        if data is None:
+            writer.transport.abort()
+            return
+        if not data:
+            if writer.can_write_eof():
+                writer.write_eof()
+            return
+        writer.write(arrived)
+        await writer.drain()
 
 
 async def main(config: dict[str, Any]) -> None:

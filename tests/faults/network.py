@@ -15,6 +15,14 @@ PORTS = {"router": (8000, 8001, 8003), "attention": (8001, 8003), "expert": (800
 REDIS, REDIS_PORT = "redis", 6379
 
 
+WELL: dict[str, Any] = {"delay_s": 0.0, "rate": 0.0, "hold_there": False, "hold_back": False, "flips": 0}
+
+
+def role_of(name: str) -> str:
+    """The role of a node, or Redis."""
+    return name.rpartition("-")[0] or name
+
+
 class FaultyNetwork(Nodes):
     """A node for each process, named ROLE-NUMBER, and the hub, by which Redis at `here` is reached, too."""
 
@@ -29,17 +37,25 @@ class FaultyNetwork(Nodes):
     def reset(self, caller: str, called: str) -> dict[str, int]:
         return self._ask({"from": caller, "to": called, "reset": True})
 
+    def heal(self) -> None:
+        """Makes all links well, and plugs all nodes in."""
+        for called in (*self.names, REDIS):
+            for caller in ("here", *self.names):
+                self.fault(caller, called, **WELL)
+        for name in self.names:
+            self.plug(name)
+
     def callers(self, called: str) -> list[str]:
-        """The nodes that connect to one."""
+        """The nodes that connect to one, or to Redis."""
         roles = {"expert": ("attention", "router"), "attention": ("router", "attention"), "router": ("here", "router")}
-        kinds = roles.get(called.rpartition("-")[0], ("router", "attention", "expert"))
-        return [name for name in ("here", *self.names) if name.rpartition("-")[0] in kinds or name in kinds]
+        kinds = roles.get(role_of(called), ("router", "attention", "expert"))
+        return [name for name in ("here", *self.names) if role_of(name) in kinds]
 
     def _make(self) -> None:
         super()._make()
         doors: list[tuple[str, int, str, str]] = [(self.door(REDIS), REDIS_PORT, REDIS, self.here)]
         for name in self.names:
-            for port in PORTS[name.rpartition("-")[0]]:
+            for port in PORTS[role_of(name)]:
                 doors.append((self.door(name), port, name, self.address(name)))
         for address in {door[0] for door in doors}:
             run_ip("addr", "add", f"{address}/24", "dev", self.own)

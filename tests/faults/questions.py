@@ -1,32 +1,21 @@
 """The traffic's questions, with the right answers to them.
 
-Those over gRPC, and the ids of completions over HTTP, are compared with an engine in this process. The other answers
-over HTTP, whose texts are parsed and whose tokens may be bound by grammars, are compared with what the cluster itself
-gives while nothing is wrong with it.
+Those over gRPC are an engine's of this process; those over HTTP, whose texts are parsed and whose tokens may be bound
+by grammars, come of a router of this process before such an engine.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import replace
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import torch
-from caracal_proto.placement_pb2 import Endpoint, Table
-from caracal_proto.placements import layer_of
-from faults.asking import GrpcQuestion, HttpQuestion, Question, Reading
-from faults.cluster import FaultyCluster
-from faults.history import Oracle, Recorded
+from faults.asking import GrpcQuestion, HttpQuestion, Question
+from faults.history import Oracle
+from faults.reference import Reference, reference
 from support.cluster_harness import prompt_of, sampling_of
-from support.engine_driver import Driver, Received, limits
 
 from services.attention_worker.engine.sequence import Sampling
-from services.attention_worker.model.model import load_model
-from services.checkpoint.reader import Checkpoint
-from services.expert_worker.experts import Experts
-from services.local.in_process_link import LocalLink
-from services.router.dispatch.moe_dispatcher import MoEDispatcher
 from services.router.gateway.sampling import choice_seed
 
 TOKENS = 60
@@ -41,12 +30,20 @@ WEATHER = {
     "additionalProperties": False,
 }
 TOOLS = [{"type": "function", "function": {"name": "weather", "parameters": WEATHER}}]
-CHAT = {"messages": [{"role": "user", "content": PROMPT}], "max_tokens": TOKENS, "temperature": 1.0}
-SAMPLED: dict[str, Any] = {"temperature": 0.8, "seed": 77, "ignore_eos": True, "return_token_ids": True}
+COUNTED: dict[str, Any] = {"stream_options": {"include_usage": True}}  # of the APIs that do not say it of themselves
+CHAT: dict[str, Any] = COUNTED | {
+    "messages": [{"role": "user", "content": PROMPT}],
+    "max_tokens": TOKENS,
+    "temperature": 1.0,
+}
+SAMPLED: dict[str, Any] = {"temperature": 0.8, "seed": 77, "ignore_eos": True, "return_token_ids": True} | COUNTED
 COMPLETIONS: dict[str, Any] = {"prompt": PROMPT, "n": CHOICES, "max_tokens": TOKENS, "logprobs": 1} | SAMPLED
 OVER_HTTP: list[tuple[str, dict[str, Any]]] = [
     ("/v1/completions", COMPLETIONS | {"priority": -1}),
-    ("/v1/chat/completions", CHAT | SAMPLED | {"n": CHOICES, "logprobs": True, "top_logprobs": 2, "priority": 2}),
+    (
+        "/v1/chat/completions",
+        CHAT | SAMPLED | {"n": CHOICES, "logprobs": True, "top_logprobs": 2, "priority": 2},
+    ),
     (
         "/v1/chat/completions",
         CHAT | {"seed": 5, "tools": TOOLS, "tool_choice": {"type": "function", "function": {"name": "weather"}}},
@@ -57,12 +54,35 @@ OVER_HTTP: list[tuple[str, dict[str, Any]]] = [
 ]
 
 
-def questions(model: Path, cluster: FaultyCluster) -> list[Question]:
-    """Greedy and sampled ones, of all kinds; the first ones over gRPC. The cluster is well."""
-    engine = driver(model)
-    received = [engine.submit(cluster.tokenize(prompt_of(caller)), _sampling(caller)) for caller in range(CALLERS)]
-    prompt, seed = cluster.tokenize(PROMPT), SAMPLED["seed"]
-    choices = [
+def questions(model: Path) -> list[Question]:
+    """Greedy and sampled ones, of all kinds; the first ones over gRPC."""
+    with reference(model) as right:
+        asked: list[Question] = list(_over_grpc(right))
+        choices = _completions(right)
+        for path, body in OVER_HTTP:
+            oracles = right.answers(path, body)
+            if path == "/v1/completions":
+                assert [list(oracle.ids) for oracle in oracles] == choices
+            goes_on = body.get("n", 1) > 1  # these alone are also asked of the router that may be killed
+            asked.append(HttpQuestion(path, body | {"model": model.name}, oracles, goes_on))
+    return asked
+
+
+def _over_grpc(right: Reference) -> Iterator[GrpcQuestion]:
+    engine = right.engine()
+    prompts = [right.tokenize(prompt_of(caller)) for caller in range(CALLERS)]
+    received = [engine.submit(prompt, _sampling(caller)) for caller, prompt in enumerate(prompts)]
+    engine.finish()
+    for caller, one in enumerate(received):
+        checksums = [token.logits_checksum for token in one.tokens]
+        oracle = Oracle(one.ids, checksums, end=one.endings[0].reason, counts=(len(one.prompt), len(one.ids)))
+        yield GrpcQuestion(prompt_of(caller), sampling_of(caller, TOKENS), oracle, PRIORITIES[caller])
+
+
+def _completions(right: Reference) -> list[list[int]]:
+    """The ids of the choices of COMPLETIONS, by the engine alone."""
+    engine, prompt, seed = right.engine(), right.tokenize(PROMPT), SAMPLED["seed"]
+    received = [
         engine.submit(
             prompt,
             Sampling(
@@ -72,45 +92,9 @@ def questions(model: Path, cluster: FaultyCluster) -> list[Question]:
         for number in range(CHOICES)
     ]
     engine.finish()
-    asked: list[Question] = [
-        GrpcQuestion(prompt_of(caller), sampling_of(caller, TOKENS), _checksums(one), PRIORITIES[caller])
-        for caller, one in enumerate(received)
-    ]
-    for path, body in OVER_HTTP:
-        oracles = calm_answer(cluster, path, body | {"model": model.name})
-        if path == "/v1/completions":
-            oracles = [replace(oracle, ids=one.ids) for oracle, one in zip(oracles, choices, strict=True)]
-        goes_on = body.get("n", 1) > 1  # these alone are also asked of the router that may be killed
-        asked.append(HttpQuestion(path, body | {"model": model.name}, oracles, goes_on))
-    return asked
-
-
-def calm_answer(cluster: FaultyCluster, path: str, body: dict[str, Any]) -> Sequence[Oracle]:
-    """What the cluster answers while nothing is wrong with it."""
-    choices = [Recorded() for _ in range(body.get("n", 1))]
-    Reading(path, body, choices).read(cluster.door("router-0").http)
-    return [choice.oracle() for choice in choices]
-
-
-def driver(model: Path) -> Driver:
-    """An engine in this process, which has all experts and drafts nothing."""
-    checkpoint = Checkpoint.open(model)
-    layers, count = checkpoint.config.num_layers, checkpoint.config.n_routed_experts
-    experts = Experts(checkpoint, torch.float32)
-    for layer in range(layers):
-        for expert in range(count):
-            experts.load(layer, expert)
-    dispatcher = MoEDispatcher(lambda _: LocalLink(experts), checkpoint.config)
-    here = Endpoint(worker_id="local", address="local", boot_id="local")
-    dispatcher.apply(Table(epoch=1, workers=[here], layers=[layer_of([[0]] * count)] * layers))
-    loaded = load_model(checkpoint, torch.float32, lambda done, total: None)
-    return Driver(loaded, dispatcher, limits(num_pages=256, max_len=512))
+    return [one.ids for one in received]
 
 
 def _sampling(caller: int) -> Sampling:
     wanted = sampling_of(caller, TOKENS)
     return Sampling(max_tokens=TOKENS, ignore_eos=True, temperature=wanted.temperature, seed=wanted.seed)
-
-
-def _checksums(one: Received) -> Oracle:
-    return Oracle(one.ids, [token.logits_checksum for token in one.tokens])

@@ -1,22 +1,27 @@
-"""The checker of histories finds what is wrong, that of footprints what is left behind; schedules are functions."""
+"""The checker of histories finds what is wrong, that of footprints what is left behind."""
 
 from __future__ import annotations
 
 import pytest
 from faults.footprint import Footprint, leaks
 from faults.history import Answer, Oracle
-from faults.schedule import LONGEST_S, SHORTEST_S, schedule
 
-RIGHT = Oracle([5, 6, 7], [50, 60, 70])
-TARGETS = {"killed": ["a", "b"], "stopped": ["a"], "flipped": ["c"]}
+RIGHT = Oracle([5, 6, 7], [50, 60, 70], end="length", counts=(2, 3))
 
 
-def answer(*tokens: tuple[int, int, int], endings: tuple[str, ...] = ("length",), error: str = "") -> Answer:
+def answer(
+    *tokens: tuple[int, int, int],
+    endings: tuple[str, ...] = ("length",),
+    error: str = "",
+    counts: tuple[tuple[int, int], ...] = ((2, 3),),
+) -> Answer:
     made = Answer(RIGHT, 0.0)
     for second, token in enumerate(tokens, 1):
         made.token(*token, float(second))
     for ending in endings:
         made.ending(ending)
+    for prompt, completion in counts:
+        made.usage(prompt, completion)
     made.error = error
     return made
 
@@ -40,7 +45,11 @@ def test_a_right_answer() -> None:
         (answer(WHOLE[0], WHOLE[0], *WHOLE[1:]), "changed: token 0 comes where 1 is due"),
         (answer(WHOLE[0], (1, 6, 61), WHOLE[2]), "changed: token 1 is 6 (61) instead of 6 (60)"),
         (answer(*WHOLE, (3, 8, 80)), "changed: token 3 is one too many"),
-        (answer(*WHOLE, endings=("length", "stop")), "changed: it ends twice"),
+        (answer(*WHOLE, endings=("length", "length")), "changed: it ends twice"),
+        (answer(*WHOLE, endings=("stop",)), "changed: it ends with stop instead of length"),
+        (answer(*WHOLE, counts=((2, 4),)), "changed: it has (prompt, answer) (2, 4) tokens instead of (2, 3)"),
+        (answer(*WHOLE, counts=()), "changed: it has (prompt, answer) None tokens instead of (2, 3)"),
+        (answer(*WHOLE, counts=((2, 3), (2, 3))), "changed: it says twice"),
     ],
 )
 def test_a_wrong_answer(made: Answer, why: str) -> None:
@@ -84,13 +93,3 @@ def test_what_is_left_behind_is_named() -> None:
     assert leaks(before, before) == []
     after = {"a": Footprint({"threads": 18, "sessions": 2}), "b": Footprint({"threads": 19, "sessions": 3})}
     assert leaks(before, after) == ["b: threads 10, then 19", "b: sessions 2, then 3"]
-
-
-def test_schedules_are_functions_of_their_seeds() -> None:
-    assert schedule(3, TARGETS, 2) == schedule(3, TARGETS, 2)
-    firsts = {schedule(seed, TARGETS, 2)[0].kind for seed in range(len(TARGETS))}
-    assert firsts == TARGETS.keys()
-    for seed in range(200):
-        for planned in schedule(seed, TARGETS, 3):
-            assert planned.target in TARGETS[planned.kind]
-            assert SHORTEST_S <= planned.lasts_s <= LONGEST_S

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
 import threading
 import time
+from collections import Counter
 from collections.abc import Sequence
 
 import grpc
@@ -13,14 +15,19 @@ from support.cluster_harness import until
 
 
 class Traffic:
-    """A thread for each question; all go on until `finish`. `requests`: of each, the answers of its choices."""
+    """A thread for each question; all go on until `finish`, and until they have got one answer. `requests`: of each,
+    the answers of its choices. `refused`: requests at the door, by the number of their question; `turned_away`: how
+    often a router that could not serve has sent a stream on to another one."""
 
     def __init__(self, door: Door, questions: Sequence[Question]) -> None:
         self.requests: list[list[Answer]] = []
-        self._door = door
+        self.refused: Counter[int] = Counter()
+        self.turned_away = 0
+        self._answered: set[int] = set()
+        self._door, self._questions = door, questions
         self._channel = grpc.insecure_channel(door.grpc)
-        self._stopping = threading.Event()
-        self._threads = [threading.Thread(target=self._run, args=(question,)) for question in questions]
+        self._stopping, self._stopped_at = threading.Event(), math.inf
+        self._threads = [threading.Thread(target=self._run, args=each) for each in enumerate(questions)]
         for thread in self._threads:
             thread.start()
 
@@ -34,26 +41,43 @@ class Traffic:
         until(lambda: self.tokens >= goal, "the streams do not advance", LONGEST_S)
 
     def finish(self) -> list[list[Answer]]:
-        """Waits for the answers that have begun; returns all."""
+        """Waits for the answers that have begun, and for one to each question; returns all."""
+        self._stopped_at = time.monotonic()
         self._stopping.set()
         for thread in self._threads:
             thread.join()
         self._channel.close()
         return self.requests
 
-    def _run(self, question: Question) -> None:
-        while not self._stopping.is_set():
+    @property
+    def unanswered(self) -> list[str]:
+        """The questions that got no whole answer, right or wrong."""
+        return [
+            f"lost: question {number} got no answer, and was refused {self.refused[number]} times"
+            for number in range(len(self._questions))
+            if number not in self._answered
+        ]
+
+    def _done(self, number: int) -> bool:
+        return self._stopping.is_set() and (number in self._answered or time.monotonic() > self._stopped_at + LONGEST_S)
+
+    def _run(self, number: int, question: Question) -> None:
+        while not self._done(number):
             begun = time.monotonic()
             answers = [Answer(oracle, begun) for oracle in question.oracles]
             self.requests.append(answers)
             try:
-                question.ask(self._door, self._channel, answers)
+                self.turned_away += question.ask(self._door, self._channel, answers)
+                self._answered.add(number)
             except Refused:
                 self.requests.remove(answers)
+                self.refused[number] += 1
                 time.sleep(AGAIN_S)
             except Failed as failed:
                 for answer in answers:
                     answer.error = str(failed)
+                self._answered.add(number)  # which is a verdict of its own
+                time.sleep(AGAIN_S)
 
 
 def verdicts(requests: Sequence[Sequence[Answer]]) -> list[str]:

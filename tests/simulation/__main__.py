@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 
 from rich.progress import Progress
-from simulation.explore import earlier, joined, timed
+from simulation.explore import OtherCode, earlier, joined, timed
 from simulation.schedule import schedule
 from simulation.world import play
 
@@ -32,7 +32,10 @@ def main() -> None:
         print(plan)
         print(play(plan))
         return
-    before = earlier(arguments.out) if arguments.more else {}
+    try:
+        before = earlier(arguments.out) if arguments.more else {}
+    except (OSError, OtherCode) as error:
+        parser.error(str(error))
     first = before["seed"] + before["schedules"] if before else arguments.seed
     with Progress() as progress:
         bar = progress.add_task("schedules", total=arguments.schedules)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Sequence, Set
 from typing import TYPE_CHECKING
 
 from caracal_proto.placement_pb2 import Table
@@ -108,9 +108,27 @@ class Checks:
             return f"leader: there are {len(leaders)}"
         epoch, table = leaders[0].leader.epoch, leaders[0].leader.table
         named = {worker.boot_id for worker in table.workers} if table is not None else set()
-        for one in (*attention, *experts):
+        for one in (*attention, *experts):  # an expert worker cannot leave where all others compute wrongly
             its = one.describe().epoch
-            if its != epoch or one.table != table or one.draining:
+            may_stay = (
+                one.role == "expert" and not {e.boot_id for e in experts if e is not one} - world.redis.state.wrong
+            )
+            if its != epoch or one.table != table or (one.draining and not may_stay):
                 return f"epochs: {one.name} has {its}, the leader {epoch}; draining: {one.draining}"
         missing = named - {one.boot_id for one in experts}
-        return f"table: {sorted(missing)} are in it" if missing or not named else ""
+        return f"table: {sorted(missing)} are in it" if missing or not named else _convicts(world, named)
+
+
+def _convicts(world: World, named: Set[str]) -> str:
+    """Which workers in quarantine are used though there are others; empty when none is. `named`: runs in the table."""
+    wrong = world.redis.state.wrong
+    staying = [one for one in world.experts.values() if one.alive and not one.draining]
+    experts = {one.boot_id for one in staying if one.numerics_class == CLASS}
+    if experts - wrong and named & wrong:
+        return f"quarantine: {sorted(named & wrong)} are in the table"
+    serving = {
+        view.boot_id for router in world.routers.values() if router.alive for view in router.views if view.serving
+    }
+    if serving - wrong and serving & wrong:
+        return f"quarantine: {sorted(serving & wrong)} get sequences"
+    return ""

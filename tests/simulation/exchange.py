@@ -15,7 +15,7 @@ from simulation.expert_links import Routes, Sent
 from simulation.expert_worker import Answer
 from simulation.oracle import Row, chosen, mixed
 
-from services.router.dispatch.errors import DispatchError, WorkerUnavailable
+from services.router.dispatch.errors import CallDamaged, DispatchError, WorkerUnavailable
 from services.router.dispatch.retry import PeerFailure, choose_retry, record_failure
 from services.router.dispatch.table import Key
 
@@ -52,7 +52,7 @@ class Exchange:
         sent = self._calls(routes, replicas, wanted)
         self._pending |= {one.number: one for one in sent}
         for one in sent:
-            if one.overdue_at < self._worker.now + 60.0:
+            if one.overdue_at < self._worker.now + 60.0:  # as long as any call lasts
                 self._worker.after(one.overdue_at - self._worker.now, partial(self._overdue, one))
         if not sent:
             self._collected()
@@ -123,7 +123,8 @@ class Exchange:
 
     def _record(self, sent: Sent, error: DispatchError) -> None:
         self._failures[sent.key] = record_failure(self._failures.get(sent.key), sent.epoch, error)
-        if isinstance(error, WorkerUnavailable):
+        bad_link = isinstance(error, CallDamaged) and self._links.is_bad_link(sent.key)
+        if isinstance(error, WorkerUnavailable) or bad_link:
             self._links.failed(sent.key)
 
     def _collected(self) -> None:

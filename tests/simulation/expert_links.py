@@ -1,12 +1,12 @@
 """An attention worker's table and its links to expert workers: when a call is overdue, who is avoided and probed, by
-the real `Suspects`, `Latencies` and `HedgeBudget`."""
+the real `Suspects`, `Latencies` and `HedgeBudget`. Messages that were damaged on their way are noticed at their end."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
-from functools import cache
+from collections import deque
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import dataclass, field, replace
 from itertools import count
 from typing import TYPE_CHECKING, Protocol
 
@@ -15,8 +15,10 @@ from caracal_proto.placements import workers_of
 from simulation.expert_worker import LAYER, Answer, Call
 from simulation.oracle import EXPERTS, Row
 
-from services.router.dispatch.call_latency import FEWEST, HedgeBudget, HedgeOptions, Latencies, size_of
-from services.router.dispatch.expert_workers import DEPARTED_LINK_S, PROBE_S
+from services.router.dispatch.call_latency import FEWEST, NEVER, HedgeBudget, HedgeOptions, Latencies, size_of
+from services.router.dispatch.errors import CallDamaged, InvalidReply
+from services.router.dispatch.expert_workers import DAMAGED_WITHIN_S, DEPARTED_LINK_S, MOST_DAMAGED, PROBE_S
+from services.router.dispatch.link_health import READ_S
 from services.router.dispatch.suspects import HEALTHY_S, LOOK_S, Suspects
 from services.router.dispatch.table import Key, key_of
 
@@ -26,16 +28,37 @@ if TYPE_CHECKING:
 CALL_TIMEOUT_S = 20.0
 USUAL_S = 0.006  # a call's latency in a cluster that has run for a while
 MOST_ASSIGNMENTS = 16
+BAD_LINK = "calls to an expert worker are damaged"
 
 
-@cache
-def usual_limits() -> list[float]:
-    """When calls are overdue, by their size, at workers that have answered in the usual time for a while."""
-    known: Latencies[str] = Latencies(HedgeOptions())
-    for size in range(1, MOST_ASSIGNMENTS.bit_length()):
-        for _ in range(FEWEST):
-            known.add("any", 1 << (size - 1), USUAL_S)
-    return known.overdue_after()["any"]
+class CallTimes:
+    """When calls are overdue: by their size, as the latencies of an attention worker say that has known its expert
+    workers for a while, in which they answered in the usual time."""
+
+    def __init__(self) -> None:
+        self._latencies: Latencies[Key] = Latencies(HedgeOptions())
+        self._limits: dict[Key, list[float]] = {}
+        self._read_at = -math.inf
+
+    def meet(self, keys: Collection[Key]) -> None:
+        """Takes the workers of a table; forgets the others."""
+        self._latencies.keep_only(keys)
+        for key in keys:
+            if key not in self._limits:
+                for size in range(1, MOST_ASSIGNMENTS.bit_length()):
+                    for _ in range(FEWEST):
+                        self._latencies.add(key, 1 << (size - 1), USUAL_S)
+        self._limits = self._latencies.overdue_after()
+
+    def add(self, key: Key, assignments: int, seconds: float) -> None:
+        """Takes the latency of a call that was answered."""
+        if key in self._limits:
+            self._latencies.add(key, assignments, seconds)
+
+    def overdue_after(self, key: Key, assignments: int, now: float) -> float:
+        if now >= self._read_at + READ_S:
+            self._read_at, self._limits = now, self._latencies.overdue_after()
+        return self._limits[key][size_of(assignments)] if key in self._limits else NEVER
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,6 +111,8 @@ class ExpertLinks:
         self._worker, self._world = worker, worker.world
         self.routes = Routes()
         self.suspects: Suspects[Key] = Suspects()
+        self.times = CallTimes()
+        self._damaged: dict[Key, deque[float]] = {}
         self._budget = HedgeBudget(HedgeOptions().budget)
         self._answered: dict[Key, int] = {}
         self._numbers = count(1)
@@ -103,6 +128,7 @@ class ExpertLinks:
             self.routes = Routes.of(table)
             departed -= set(self.routes.keys)
             self.suspects.keep_only(self.routes.keys)
+            self.times.meet(self.routes.keys)
             if departed:
                 self._worker.after(DEPARTED_LINK_S, lambda: self._close(departed))
             waiting, self._waiting = self._waiting, []
@@ -118,7 +144,7 @@ class ExpertLinks:
     def send(self, key: Key, epoch: int, wanted: tuple[tuple[Row, int], ...], taker: Taker) -> Sent:
         """Sends a call; `taker` gets its answer, unless it is given up before."""
         now = self._worker.now
-        overdue_at = now + usual_limits()[size_of(len(wanted))]
+        overdue_at = now + self.times.overdue_after(key, len(wanted), now)
         sent = Sent(next(self._numbers), key, epoch, wanted, taker, now, overdue_at)
         self._calls += 1
         self.pending[sent.number] = sent
@@ -141,7 +167,18 @@ class ExpertLinks:
         if self.suspects.failed(key, self._worker.now):
             self._look()
 
+    def is_bad_link(self, key: Key) -> bool:
+        """As `ExpertWorkerPool.is_bad_link`."""
+        seen = self._damaged.setdefault(key, deque(maxlen=MOST_DAMAGED))
+        seen.append(self._worker.now)
+        bad = len(seen) == MOST_DAMAGED and seen[0] > seen[-1] - DAMAGED_WITHIN_S
+        if bad:
+            self._world.noticed[BAD_LINK] += 1
+            seen.clear()
+        return bad
+
     def answered(self, sent: Sent) -> None:
+        self.times.add(sent.key, len(sent.wanted), self._worker.now - sent.sent_at)
         self._answered[sent.key] = self._answered.get(sent.key, 0) + 1
         self.suspects.answered(sent.key, self._worker.now)
 
@@ -160,15 +197,26 @@ class ExpertLinks:
             waiting.then(newer)
 
     def _call(self, key: Key, call: Call, done: Callable[[Answer | None], None], timeout_s: float) -> None:
-        callee = self._world.experts[key[0]]
+        callee, caller, damages = self._world.experts[key[0]], self._worker, self._world.network.damages
+        believes = self._world.mutation.believes_damaged
 
         def serve(answer: Callable[[Answer | None], None]) -> None:
             if callee.boot_id != key[1]:
                 answer(None)
+            elif damages(caller.name, callee.name) and not believes:
+                answer(Answer(callee.boot_id, callee.numerics_class, error=CallDamaged("it is not what was sent")))
             else:
                 callee.compute(call, answer)
 
-        self._world.network.call(self._worker, callee, serve, done, timeout_s)
+        def arrived(answer: Answer | None) -> None:
+            if answer is not None and answer.outputs and damages(callee.name, caller.name):
+                if believes:
+                    answer = replace(answer, outputs=(answer.outputs[0] ^ 1, *answer.outputs[1:]))
+                else:
+                    answer = replace(answer, outputs=(), error=InvalidReply("it is not what was sent"))
+            done(answer)
+
+        self._world.network.call(caller, callee, serve, arrived, timeout_s)
 
     def _take(self, sent: Sent, answer: Answer | None) -> None:
         if self.pending.pop(sent.number, None) is not None:
@@ -201,7 +249,7 @@ class ExpertLinks:
 
         def probed(answer: Answer | None) -> None:
             seconds = self._worker.now - began if answer is not None and answer.error is None else math.inf
-            healthy = seconds <= max(HEALTHY_S, usual_limits()[1])
+            healthy = seconds <= max(HEALTHY_S, self.times.overdue_after(key, 1, self._worker.now))
             self.suspects.probed(key, healthy, self._worker.now)
 
         if not held:

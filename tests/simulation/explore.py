@@ -16,21 +16,28 @@ from simulation.checks import Violation
 from simulation.mutations import NONE, Mutation
 from simulation.schedule import schedule
 from simulation.world import play
+from support.code_version import code_version
 
 BATCH = 250  # schedules that a process plays before it says what came of them
 SHOWN = 50  # violations in a result
+CODE = ("services", "proto", "tests/simulation")
 COLLECT = 100  # schedules between two collections of garbage: a world is all circles
+
+
+class OtherCode(ValueError):
+    """A result whose violations may not be any more, or may be now."""
 
 
 @dataclass(slots=True)
 class Found:
-    """`violations`: seeds, each with what did not hold."""
+    """`violations`: seeds, each with what did not hold. `noticed`: what processes said of others."""
 
     schedules: int = 0
     events: int = 0
     tokens: int = 0
     virtual_s: float = 0.0
     faults: Counter[str] = field(default_factory=Counter)
+    noticed: Counter[str] = field(default_factory=Counter)
     violations: list[tuple[int, str]] = field(default_factory=list)
 
     def add(self, other: Found) -> None:
@@ -39,6 +46,7 @@ class Found:
         self.tokens += other.tokens
         self.virtual_s += other.virtual_s
         self.faults += other.faults
+        self.noticed += other.noticed
         self.violations += other.violations
 
 
@@ -55,15 +63,15 @@ def explore(seeds: Sequence[int], mutation: Mutation = NONE, *, first: bool = Fa
             played = play(plan, mutation)
         except Violation as violation:
             found.violations.append((seed, str(violation)))
-            if first:
-                break
-        except BaseException as error:
-            error.add_note(f"at seed {seed}")
-            raise
+        except Exception as error:  # noqa: BLE001  of the protocol or of the simulation: the others are played all the same
+            found.violations.append((seed, f"error: {type(error).__name__}: {error}"))
         else:
             found.events += played.events
             found.tokens += played.tokens
             found.virtual_s += played.seconds
+            found.noticed += played.noticed
+        if first and found.violations:
+            break
     return found
 
 
@@ -95,7 +103,9 @@ def result(found: Found, seconds: float, processes: int, seed: int) -> dict[str,
         "events": found.events,
         "tokens": found.tokens,
         "virtual_hours": round(found.virtual_s / 3600, 1),
+        "code": code_version(*CODE),
         "faults": dict(sorted(found.faults.items())),
+        "noticed": dict(sorted(found.noticed.items())),
         "violations": len(found.violations),
         "first_violations": [{"seed": at, "what": what} for at, what in found.violations[:SHOWN]],
     }
@@ -109,17 +119,22 @@ def timed(processes: int, seeds: range, done: Callable[[int], None]) -> dict[str
 
 def joined(before: dict[str, Any], more: dict[str, Any]) -> dict[str, Any]:
     """The result of a run and of one whose seeds follow on its own."""
-    kinds = Counter(before["faults"]) + Counter(more["faults"])
+    counted = {
+        name: dict(sorted((Counter(before[name]) + Counter(more[name])).items())) for name in ("faults", "noticed")
+    }
     summed = ("schedules", "seconds", "events", "tokens", "virtual_hours", "violations")
     first = (before["first_violations"] + more["first_violations"])[:SHOWN]
     return (
         before
         | {name: round(before[name] + more[name], 1) for name in summed}
-        | {"processes": more["processes"], "faults": dict(sorted(kinds.items())), "first_violations": first}
+        | counted
+        | {"processes": more["processes"], "first_violations": first}
     )
 
 
 def earlier(path: Path) -> dict[str, Any]:
-    """Reads a result that more schedules are to be added to."""
+    """Reads a result that more schedules are to be added to. Raises OtherCode."""
     found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    if found.get("code") != code_version(*CODE):
+        raise OtherCode(f"{path}: it is of other code than this; without --more it is written anew")
     return found

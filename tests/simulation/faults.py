@@ -5,8 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, TypeVar
 
+from simulation.router import DRAIN_S
 from simulation.schedule import FAULTS, Fault
 from simulation.timeline import Act, Process
+from simulation.worker import Worker
 
 from services.router.placement.leader import LEADER_LEASE_MS
 
@@ -15,6 +17,7 @@ if TYPE_CHECKING:
 
 SLOWEST_S = 0.3
 JUMP_S = 3600.0
+MOST_FLIPS = 12
 RESETS_S, MOST_RESETS = 0.012, 8
 REDIS_JUMP_S = 8.0
 LOST_S = 1.5  # of writes that a failover may lose
@@ -93,6 +96,34 @@ def _slow(world: World, fault: Fault) -> Act:
         world.network.slow.pop(name, None)
 
     return end
+
+
+def _flips(world: World, fault: Fault) -> Act:
+    """Bits flip in messages from or to a process: often enough, perhaps, that its link is given up."""
+    name = _two(world, fault)[0]
+    world.network.flips[name] = 1 + fault.other % MOST_FLIPS
+
+    def end() -> None:
+        world.network.flips.pop(name, None)
+
+    return end
+
+
+def _convict(world: World, worker: Worker) -> Act:
+    """Somebody finds that this run computes wrongly. It stays where it is."""
+    boot_id = worker.boot_id
+    world.redis.ask(world.redis, lambda redis: redis.convict(boot_id), lambda _: None)
+    return lambda: None
+
+
+def _drain_router(world: World, fault: Fault) -> Act:
+    """Drains one that is not the last; it comes back when it has gone."""
+    staying = [one for one in world.routers.values() if one.alive and not one.draining]
+    if len(staying) < 2:
+        return lambda: None
+    router = staying[fault.target % len(staying)]
+    router.drain()
+    return lambda: world.timeline.after(DRAIN_S, router.start)
 
 
 def _twice(world: World, fault: Fault) -> Act:
@@ -187,5 +218,9 @@ BEGIN: dict[str, Begin] = {
     "drain expert": _drain_expert,
     "add expert": _add_expert,
     "add foreign expert": _add_foreign,
+    "flips": _flips,
+    "convict attention": lambda world, fault: _convict(world, _one(world.attention, fault)),
+    "convict expert": lambda world, fault: _convict(world, _one(world.started_experts(), fault)),
+    "drain router": _drain_router,
 }
 assert set(BEGIN) == set(FAULTS)

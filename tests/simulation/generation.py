@@ -8,6 +8,7 @@ from __future__ import annotations
 from functools import partial
 from typing import TYPE_CHECKING
 
+import grpc
 from simulation.attention_worker import Begin
 from simulation.client import Ask, Delivered, Ended
 from simulation.oracle import EOS
@@ -18,7 +19,7 @@ from simulation.worker import Described
 from services.attention_worker.engine.sequence import Ending, Sampling, TokenOut
 from services.router.requests.attempt import AttemptFailed
 from services.router.requests.errors import NoProgress, NoWorker, Quarantined, RouterError
-from services.router.requests.failover import recover
+from services.router.requests.failover import STANDS_STILL, recover
 from services.router.requests.generation import FIRST_WORKER_S
 from services.router.requests.progress import (
     MAX_FAILURES_IN_A_ROW,
@@ -64,7 +65,7 @@ class Generation:
             return
         worker = self._choose()
         if worker is None:
-            if self.progress.attempt == 0 and not router.holds:
+            if self.progress.attempt == 0 and not router.waits:
                 self._fail(NoWorker("no attention worker"))
                 return
             self._give_up_at = router.clock() + FIRST_WORKER_S
@@ -82,7 +83,7 @@ class Generation:
             router.views,
             router.open_on,
             numerics_class=self._class if self.progress.emitted_ids else None,
-            avoid={*self._failed, *router.suspects},
+            avoid={*self._failed, *router.avoided},
             cached=cached,
         )
 
@@ -143,6 +144,8 @@ class Generation:
         if attempt.expired or self._seconds_left() <= 0:
             self._fail(NoProgress("no progress"))
             return
+        if failed is None and self._router.world.mutation.alarms_are_deaths:
+            failed = AttemptFailed(grpc.StatusCode.UNAVAILABLE, STANDS_STILL)
         how = recover(self.progress, failed)
         if how.avoid:
             self._failed.add(attempt.worker.worker_id)

@@ -52,7 +52,7 @@ class Leader:
         self.table_key = b""
         self.epoch_taken = False  # a worker has another table of the table's epoch
         self.numerics_class = ""
-        self.leading = False
+        self.leading = self._resigned = False
         self.backoffs = JoinBackoffs()
         self.digests: dict[int, int] = {}
         self.change: PlacementChange | None = None
@@ -91,8 +91,14 @@ class Leader:
 
         self.router.after(seconds, over)
 
+    def resign(self) -> None:
+        """Lets another router lead at once; this one never leads again."""
+        self._resigned, self.leading = True, False
+        self._cancel_change()
+        self.world.redis.ask(self.router, lambda redis: redis.resign(self.router.name), lambda _: None)
+
     def _poll(self) -> None:
-        name = self.router.name
+        name = "" if self._resigned else self.router.name
         self.world.redis.ask(self.router, lambda redis: redis.pulse(name), self._take_pulse)
 
     def _take_pulse(self, pulse: Pulse | None) -> None:
@@ -144,6 +150,10 @@ class Leader:
 
     def _lead(self, pulse: Pulse, stored: int) -> None:
         """Begins to lead, or leads no more, as the lease says."""
+        if pulse.leads and self._resigned:  # it has resigned since it asked
+            self.world.redis.ask(self.router, lambda redis: redis.resign(self.router.name), lambda _: None)
+            self._led(False, pulse, stored)
+            return
         begins = self.terms.must_begin(
             leads=pulse.leads, leading=self.leading, own_epoch=self.epoch, numerics_class=self.numerics_class
         )

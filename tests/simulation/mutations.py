@@ -41,6 +41,9 @@ class Mutation:
     believes_links: bool = False
     excuses_epochs: bool = False  # two tables of one epoch are none of what is looked for
     hides_taken_epochs: bool = False
+    believes_damaged: bool = False
+    forgets_convictions: bool = False
+    alarms_are_deaths: bool = False
 
 
 class AnyIndex(GenerationProgress):
@@ -117,6 +120,9 @@ MUTATIONS = {
         Mutation(name="a cancelled attempt keeps its pages", leaks_pages=True),
         Mutation(name="a link that was reset is a death", believes_links=True),
         Mutation(name="a run dies more than once", counts_a_death_often=True),
+        Mutation(name="what was damaged on its way is believed", believes_damaged=True),
+        Mutation(name="nobody looks who is in quarantine", forgets_convictions=True),
+        Mutation(name="a worker that is late has died", alarms_are_deaths=True),
         Mutation(name="a class that nobody can use is chosen", chosen_class=any_class),
     )
 }

@@ -23,13 +23,14 @@ Way = tuple[str, str]
 
 class Network:
     """`blocked`: (from, to) that let nothing pass. `twice`: processes whose calls may arrive twice; `slow`: seconds
-    more for each message from or to one."""
+    more for each message from or to one; `flips`: bits that are still to be flipped in messages from or to one."""
 
     def __init__(self, timeline: Timeline, rng: Random) -> None:
         self.timeline, self._rng = timeline, rng
         self.blocked: set[Way] = set()
         self.twice: set[str] = set()
         self.slow: dict[str, float] = {}
+        self.flips: dict[str, int] = {}
         self._held: defaultdict[Way, list[Act]] = defaultdict(list)
         self._connected: set[Way] = set()  # boot ids
         self._serving: defaultdict[str, dict[int, Act]] = defaultdict(dict)  # calls at a run, which its death ends
@@ -63,6 +64,14 @@ class Network:
     def delay(self, source: str, to: str) -> float:
         slow = self.slow.get(source, 0.0) + self.slow.get(to, 0.0) if self.slow else 0.0
         return self._rng.uniform(FASTEST_S, SLOWEST_S) + slow
+
+    def damages(self, source: str, to: str) -> bool:
+        """Whether a message arrives otherwise than it was sent, which takes one of the flips."""
+        for name in (source, to) if self.flips else ():
+            if self.flips.get(name, 0):
+                self.flips[name] -= 1
+                return True
+        return False
 
     def carry(self, source: str, to: str, act: Act) -> None:
         """Lets `act` happen at the other end, once the way is free and a message's time is over."""

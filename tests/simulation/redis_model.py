@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import TypeVar
 
@@ -40,9 +40,10 @@ class State:
     table: Table | None = None
     term: int = 0
     changes: int = 0
+    wrong: frozenset[str] = frozenset()  # runs of workers that are in quarantine
 
     def copy(self) -> State:
-        return State(dict(self.leases), self.leader, self.table, self.term, self.changes)
+        return State(dict(self.leases), self.leader, self.table, self.term, self.changes, self.wrong)
 
 
 class SimulatedRedis(Process):
@@ -51,6 +52,7 @@ class SimulatedRedis(Process):
         self._network = network
         self.state = State({})
         self.refuses_writes = False
+        self.marks_convicts = True  # False under a mutation
         self._past: deque[tuple[float, State]] = deque(maxlen=SNAPSHOTS)
         self.watchers: dict[str, tuple[Process, int, Callable[[], None]]] = {}  # who is notified of changes
 
@@ -104,21 +106,44 @@ class SimulatedRedis(Process):
 
     def records(self, role: str) -> list[WorkerRecord]:
         found = [(name, one) for (its, name), one in self.state.leases.items() if its == role]
-        return [record for _, (record, until) in sorted(found) if until > self._wall]
+        return [self._marked(record) for _, (record, until) in sorted(found) if until > self._wall]
+
+    def _marked(self, record: WorkerRecord) -> WorkerRecord:
+        """As `Quarantine.mark`."""
+        wrong = self.marks_convicts and record.boot_id in self.state.wrong
+        return replace(record, quarantined="it differs") if wrong else record
 
     def pulse(self, candidate: str) -> Pulse:
-        """As `Membership.pulse`: takes the leader's lease where nobody has it, renews it where the candidate has."""
-        leader = self.state.leader
-        holder = leader[0] if leader is not None and leader[1] > self._wall else ""
-        taken = not holder
-        if not holder or holder == candidate:
+        """As `Membership.pulse`: takes the leader's lease where nobody has it, renews it where the candidate has; with
+        an empty name it only looks."""
+        holder = self._holder
+        taken = bool(candidate) and not holder
+        if candidate and (not holder or holder == candidate):
             self.write().leader = candidate, self._wall + LEADER_LEASE_MS / 1000
             holder = candidate
         elif self.refuses_writes:
             raise Unavailable
         state = self.state
         epoch = state.table.epoch if state.table is not None else 0
-        return Pulse(holder == candidate, epoch, state.term, state.changes, taken, not state.term)
+        return Pulse(bool(candidate) and holder == candidate, epoch, state.term, state.changes, taken, not state.term)
+
+    def resign(self, holder: str) -> bool:
+        """As `Membership.resign`."""
+        if self._holder == holder:
+            self.write().leader = None
+        return True
+
+    @property
+    def _holder(self) -> str:
+        """Who has the leader's lease; empty when nobody has."""
+        leader = self.state.leader
+        return leader[0] if leader is not None and leader[1] > self._wall else ""
+
+    def convict(self, boot_id: str) -> bool:
+        """As `Quarantine.add`: this run computes wrongly."""
+        self.write().wrong |= {boot_id}
+        self._tell()
+        return True
 
     def write_table(self, table: Table, over: int = 0) -> bool:
         """As `PlacementHash.write_table`."""

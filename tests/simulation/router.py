@@ -1,20 +1,23 @@
 """A router: the attention workers that it knows, its streams to them, and the requests that it serves.
 
-Who is listed, probed and given up is decided by the real `KeptWorkers`, `SilentWorkers` and `choose_worker`.
+Who is listed, probed, given up and avoided is decided by the real `KeptWorkers`, `StallDetector`, `DamagedLinks` and
+`choose_worker`.
 """
 
 from __future__ import annotations
 
+import asyncio
 import math
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from simulation.attention_worker import Begin, Cancel, News
 from simulation.generation import Generation
 from simulation.leader import Leader
+from simulation.process_loop import loop_of
 from simulation.router_attempt import RouterAttempt
-from simulation.streams import Stream
+from simulation.streams import DAMAGED, Stream
 from simulation.timeline import Process
 from simulation.worker import Described
 
@@ -23,8 +26,12 @@ from services.membership.record import WorkerRecord
 from services.router.requests.attempt import AttemptFailed
 from services.router.requests.attempt_stream import ENDED
 from services.router.requests.attention_workers import CONNECT_S, DESCRIBE_S, HOLD_S, LOOK_S
+from services.router.requests.damaged_links import DamagedLinks
 from services.router.requests.directory import views_of
-from services.router.requests.silent_workers import SilentWorkers, StallTimeouts
+from services.router.requests.failover import DAMAGED as DATA_LOSS
+from services.router.requests.probe_times import FEWEST
+from services.router.requests.silent_workers import StallTimeouts
+from services.router.requests.stall_detector import StallDetector
 from services.router.requests.unlisted_workers import KeptWorkers
 from services.router.requests.worker_choice import AttentionWorkerView
 
@@ -33,6 +40,9 @@ if TYPE_CHECKING:
     from simulation.world import World
 
 REFRESH_S = 0.5
+USUAL_S = 0.004  # in which a worker answers a probe
+LINK_AVOIDED = "messages to an attention worker are damaged"
+DRAIN_S = 2.0  # that streams may take to end once the router drains
 
 
 class AttemptStream:
@@ -58,6 +68,11 @@ class AttemptStream:
             self._attempts[attempt_id] = attempt
             self._stream.send(0, begin)
         return attempt
+
+    @property
+    def damaged(self) -> bool:
+        """Whether it ended since what came was not what was sent."""
+        return self.ended and self._stream.why[0] == DAMAGED
 
     def close(self) -> None:
         self._stream.close(0)
@@ -89,7 +104,7 @@ class AttemptStream:
 
 
 def _lost(why: str) -> AttemptFailed:
-    return AttemptFailed(ENDED.code, why or ENDED.details, lost=True)
+    return AttemptFailed(DATA_LOSS if why == DAMAGED else ENDED.code, why or ENDED.details, lost=True)
 
 
 class Router(Process):
@@ -103,9 +118,13 @@ class Router(Process):
         self.attempts: dict[RouterAttempt, None] = {}
         self.generations: dict[Generation, None] = {}
         self._streams: dict[str, AttemptStream] = {}
+        self.draining = False
         self.timeouts = StallTimeouts()
-        self._silent, self._kept = SilentWorkers(self.timeouts), KeptWorkers()
-        self._probing: set[str] = set()
+        self.loop = loop_of(self, self.clock)
+        self._stalls = StallDetector(self._answers, self._received_at, self.timeouts, self.clock, self._noticed)
+        self._damaged, self._kept = DamagedLinks(), KeptWorkers()
+        self._looks = 0
+        self._met: set[str] = set()  # workers
         self._asking: set[str] = set()
         self._served_at = -math.inf
         self._waiting: list[Callable[[], None]] = []
@@ -120,7 +139,13 @@ class Router(Process):
 
     @property
     def suspects(self) -> set[str]:
-        return self._silent.suspects
+        """The workers that did not answer their last probe, or were late with it."""
+        return self._stalls.suspects
+
+    @property
+    def avoided(self) -> set[str]:
+        """The workers that get sequences only where there are no others."""
+        return self.suspects | self._damaged.avoided(self.clock())
 
     @property
     def serving(self) -> bool:
@@ -128,7 +153,12 @@ class Router(Process):
 
     @property
     def holds(self) -> bool:
-        """Whether new requests wait for a worker: one was there not long ago."""
+        """Whether new requests are taken."""
+        return not self.draining and self.waits
+
+    @property
+    def waits(self) -> bool:
+        """Whether requests wait for a worker: one was there not long ago."""
         return self.serving or self.clock() - self._served_at < HOLD_S
 
     def wait_for_change(self, seconds: float, then: Callable[[], None]) -> None:
@@ -162,7 +192,12 @@ class Router(Process):
         waiting, self._waiting = self._waiting, []
         for then in waiting:
             then()
-        self.after(REFRESH_S if self.serving else 0.4 * REFRESH_S, self._refresh)
+        self._meet([view.worker_id for view in self.views])
+        self.loop.do(lambda: self._stalls.check(self.views, self.attempts, everybody=True))
+        wrong = {view.boot_id for view in self.views if view.wrong}
+        for attempt in [one for one in self.attempts if one.worker.boot_id in wrong]:
+            attempt.abandon()
+        self.after(REFRESH_S * (0.4 if not self.serving else 1 if self.attempts else 2), self._refresh)
 
     def _ask_unlisted(self, view: AttentionWorkerView, asked_at: float) -> None:
         if view.worker_id in self._asking:
@@ -186,31 +221,31 @@ class Router(Process):
         self.world.network.call(self, worker, serve, done, DESCRIBE_S)
 
     def _look(self) -> None:
-        """Probes silent workers, and ends requests without progress: as StallDetector."""
-        if not self.attempts and not self.suspects:
-            return
-        now = self.clock()
-        for attempt in self._silent.without_progress(self.attempts, now):
-            attempt.expire()
-        for view in self._silent.to_probe(self.views, self.attempts, self._received_at, now):
-            if view.worker_id not in self._probing:
-                self._probe(view)
+        """Looks for silent workers, and for requests without progress."""
+        if self.attempts or self.suspects:
+            self._looks += 1
+            self.loop.do(lambda: self._stalls.look(self._looks, self.views, self.attempts, self.open_on))
 
-    def _probe(self, view: AttentionWorkerView) -> None:
-        self._probing.add(view.worker_id)
-        probed_at, listed = self.clock(), self.views
+    def _meet(self, names: Sequence[str]) -> None:
+        """Knows how soon these workers answer, as a router does that has probed them for a while."""
+        for name in names:
+            if name not in self._met:
+                for _ in range(FEWEST):
+                    self._stalls._times.add(name, USUAL_S)
+        self._met = set(names)
 
-        def probed(found: Described | None) -> None:
-            self._probing.discard(view.worker_id)
-            alive = found is not None or self._received_at(view) >= probed_at
-            if not self._silent.is_given_up(view, alive=alive, listed=listed, now=self.clock()):
-                return
-            for attempt in list(self.attempts):
-                same = attempt.worker.worker_id == view.worker_id
-                if same and not attempt.complete and attempt.last_event_at < probed_at:
-                    attempt.abandon()
+    async def _answers(self, view: AttentionWorkerView) -> bool:
+        answer: asyncio.Future[bool] = self.loop.create_future()
 
-        self.describe(view, probed)
+        def described(found: Described | None) -> None:
+            if not answer.done():
+                answer.set_result(found is not None)
+
+        self.describe(view, described)
+        return await answer
+
+    def _noticed(self, what: str, **_: object) -> None:
+        self.world.noticed[what] += 1
 
     def _received_at(self, view: AttentionWorkerView) -> float:
         stream = self._streams.get(view.address)
@@ -222,6 +257,8 @@ class Router(Process):
         if found is not None and not found.ended:
             then(found)
             return
+        if found is not None and found.damaged and self._damaged.note(view.worker_id, self.clock()):
+            self._noticed(LINK_AVOIDED)
         worker = self.world.attention[view.worker_id]
 
         def serve(answer: Callable[[Stream | None], None]) -> None:
@@ -240,6 +277,17 @@ class Router(Process):
             then(made)
 
         self.world.network.call(self, worker, serve, opened, CONNECT_S)
+
+    def drain(self) -> None:
+        """Lets another router lead, takes nothing new, and ends when its streams have had time to."""
+        self.draining = True
+        self.leader.resign()
+        self.after(DRAIN_S, lambda: self.world.kill(self))
+
+    def kill(self) -> None:
+        if self.alive:
+            self.loop.close()
+        super().kill()
 
     def accept(self, stream: Stream) -> None:
         """A client has connected."""

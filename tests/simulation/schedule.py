@@ -30,12 +30,17 @@ FAULTS = (
     "drain expert",
     "add expert",
     "add foreign expert",
+    "flips",
+    "convict attention",
+    "convict expert",
+    "drain router",
 )
 # What makes two routers lead at once, and gives both of them something to do. Among all kinds that is too rare.
 LEADERS = (
     "router without redis",
     "stop router",
     "kill router",
+    "drain router",
     "redis wiped",
     "redis failover",
     "redis clock",
@@ -45,7 +50,9 @@ LEADERS = (
 )
 FIRST_S, LAST_S = 0.2, 2.8  # when faults begin
 ASKED_S = 0.9  # when the first request may come: the cluster has begun
-SHORTEST_S, LONGEST_S = 0.05, 2.4  # that one lasts
+SHORTEST_S, USUAL_S = 0.05, 2.4  # that one lasts
+LONGEST_S = 8.0  # in a quarter of the schedules: longer than any lease
+LONG = 0.25
 MOST_FAULTS = 6
 
 
@@ -84,12 +91,12 @@ class Schedule:
     faults: tuple[Fault, ...] = ()
 
 
-def fault(rng: Random, kind: str | None = None) -> Fault:
-    """A fault of a kind, or of any."""
+def fault(rng: Random, kind: str, longest_s: float) -> Fault:
+    """A fault of a kind that lasts so long at most."""
     return Fault(
-        kind or rng.choice(FAULTS),
+        kind,
         round(rng.uniform(FIRST_S, LAST_S), 3),
-        round(rng.uniform(SHORTEST_S, LONGEST_S), 3),
+        round(rng.uniform(SHORTEST_S, longest_s), 3),
         rng.randrange(64),
         rng.randrange(64),
         round(rng.uniform(-1, 1), 3),
@@ -108,8 +115,9 @@ def schedule(seed: int) -> Schedule:
     three kinds, or of those of LEADERS."""
     rng = Random(f"caracal protocol {seed}")
     kinds = rng.choice([FAULTS, rng.sample(FAULTS, 3), LEADERS])
-    faults = [fault(rng, FAULTS[seed % len(FAULTS)])]
-    faults += [fault(rng, rng.choice(kinds)) for _ in range(rng.randint(0, MOST_FAULTS - 1))]
+    longest_s = LONGEST_S if rng.random() < LONG else USUAL_S
+    faults = [fault(rng, FAULTS[seed % len(FAULTS)], longest_s)]
+    faults += [fault(rng, rng.choice(kinds), longest_s) for _ in range(rng.randint(0, MOST_FAULTS - 1))]
     return Schedule(
         seed,
         rng.randint(2 if kinds is LEADERS else 1, 3),

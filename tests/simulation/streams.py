@@ -18,6 +18,7 @@ class _End:
 
 
 Receive = Callable[[Any], None]
+DAMAGED = "what came is not what was sent"
 
 
 class Stream:
@@ -65,7 +66,12 @@ class Stream:
     def _take(self, end: int, message: Any) -> None:
         if not self.open[end]:
             return
-        if isinstance(message, _End):
+        damaged = self.cuttable and self._streams.network.damages(self.ends[1 - end].name, self.ends[end].name)
+        if damaged and not isinstance(message, _End):
+            self.close(end, DAMAGED)
+            self.why[end] = DAMAGED
+            self.ended[end](DAMAGED)
+        elif isinstance(message, _End):
             self.open[end], self.why[end] = False, message.why
             self._forget()
             self.ended[end](message.why)

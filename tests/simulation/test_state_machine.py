@@ -40,8 +40,11 @@ class Protocol(RuleBasedStateMachine):
 
     def teardown(self) -> None:
         if hasattr(self, "world"):
-            self.world.timeline.run(self.world.timeline.now + LONGEST_S)
-            self.world.come_to_rest()
+            try:
+                self.world.timeline.run(self.world.timeline.now + LONGEST_S)
+                self.world.come_to_rest()
+            finally:
+                self.world.close()
 
 
 Protocol.TestCase.settings = settings(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import dataclass
 from functools import partial
 from random import Random
@@ -31,11 +32,13 @@ AT_REST_S, LOOK_S = 30.0, 0.25  # virtual, after the last answer, in which all i
 
 @dataclass(frozen=True, slots=True)
 class Played:
-    """What a schedule has come to: its events, and the virtual seconds."""
+    """What a schedule has come to: its events, and the virtual seconds. `noticed`: what processes say of
+    others, by how often."""
 
     events: int
     seconds: float
     tokens: int
+    noticed: Counter[str]
 
 
 class World:
@@ -45,7 +48,9 @@ class World:
         self.network = Network(self.timeline, Random(plan.seed))
         self.streams = Streams(self.network)
         self.checks = Checks(mutation)
+        self.noticed: Counter[str] = Counter()  # what its processes say of others, by how often
         self.redis: SimulatedRedis = SimulatedRedis(self.timeline, self.network)
+        self.redis.marks_convicts = not mutation.forgets_convictions
         self.routers: dict[str, Router] = {name: Router(self, name) for name in _names("router", plan.routers)}
         self.attention: dict[str, AttentionWorker] = {
             name: AttentionWorker(self, name) for name in _names("attention", plan.attention)
@@ -114,10 +119,15 @@ class World:
         bare.saw(Pulse(leads=True, epoch=0, term=0, changes=0, bare=True), self.timeline.now)
         return bare.wait_left(self.timeline.now)
 
+    def close(self) -> None:
+        """Ends what still runs."""
+        for router in self.routers.values():
+            router.kill()
+
     @property
     def played(self) -> Played:
         tokens = sum(len(client.ids) for client in self.clients)
-        return Played(self.timeline.events, self.timeline.now, tokens)
+        return Played(self.timeline.events, self.timeline.now, tokens, self.noticed)
 
 
 def _names(role: str, count: int) -> list[str]:
@@ -133,6 +143,9 @@ def play(plan: Schedule, mutation: Mutation = NONE) -> Played:
     for fault in plan.faults:
         world.timeline.at(begun_at + fault.at, partial(world.begin, fault))
     ends = [asked.at for asked in plan.asked] + [fault.at + fault.seconds for fault in plan.faults]
-    world.timeline.run(begun_at + max(ends, default=0.0) + 0.01)
-    world.come_to_rest()
-    return world.played
+    try:
+        world.timeline.run(begun_at + max(ends, default=0.0) + 0.01)
+        world.come_to_rest()
+        return world.played
+    finally:
+        world.close()

@@ -17,7 +17,7 @@ def test_generated_files_are_up_to_date(shell: Shell) -> None:
     folders = (shell.folder / name for name in ("proto", "docs", "k8s", "services", "tests"))
     written = [path for folder in folders for path in folder.rglob("*.*") if path.suffix != ".pyc"]
     before = {path: path.read_bytes() for path in written if path.is_file()}
-    for target in ("proto", "settings", "metrics", "chart", "fmt"):
+    for target in ("proto", "settings", "metrics", "chart", "faults-page", "fmt"):
         shell.run("make", target)
         assert not [str(path) for path, content in before.items() if path.read_bytes() != content], target
     assert shell.run("caracal", "settings", "--markdown") == (shell.folder / "docs" / "settings.md").read_text()
@@ -39,9 +39,13 @@ def test_supply_chain(shell: Shell) -> None:
 @pytest.mark.skipif(os.geteuid() != 0, reason="makes network namespaces, which root alone may")
 def test_schedules_of_faults(shell: Shell) -> None:
     out = shell.folder / "faults.json"
-    shell.run("make", "faults", "N=1", f"FAULTS=--seed 2 --faults 1 --kinds blackhole one-way --out {out}")
+    options = f"--faults 1 --kinds blackhole one-way --minutes 5 --out {out}"
+    shell.run("make", "faults", "N=1", f"FAULTS=--seed 26 {options}")
+    shell.run("make", "faults", "N=1", f"FAULTS=--more {options}")
     found = json.loads(out.read_text())
-    assert (found["schedules"], found["lost"], found["changed"], found["without_effect"]) == (1, 0, 0, [])
+    assert (found["seed"], found["schedules"], found["lost"], found["changed"], found["stuck"]) == (26, 2, 0, 0, 0)
+    assert found["faults"] == {"blackhole": 1, "one-way": 1}
+    assert not any(found[name] for name in ("without_effect", "left_behind", "controls"))
 
 
 def test_one_test(shell: Shell) -> None:

@@ -15,9 +15,10 @@ from support.engine_driver import NoDispatcher, limits
 from support.fake_model import VOCAB, FakeModel
 
 from services.attention_worker.engine.delivery import LoopDelivery
-from services.attention_worker.engine.engine import Engine, EngineLimits
+from services.attention_worker.engine.engine import Engine, EngineLimits, ModelLike
 from services.attention_worker.grammars import GrammarCompiler
 from services.attention_worker.migration.migration import Migration
+from services.attention_worker.model.interfaces import DispatcherLike
 from services.attention_worker.server import AttentionServer
 from services.attention_worker.service import AttentionService, Identity
 from services.security.channels import PLAIN
@@ -26,16 +27,23 @@ NO_MODEL = Path("/nonexistent")
 
 
 class Worker:
-    """A worker with a fake model and no dispatcher, and a channel to it."""
+    """A worker, by default with a fake model and no dispatcher, and a channel to it."""
 
     def __init__(
-        self, sizes: EngineLimits, model_dir: Path, vocab: int = VOCAB, eos_ids: frozenset[int] = frozenset()
+        self,
+        sizes: EngineLimits,
+        model_dir: Path,
+        vocab: int = VOCAB,
+        eos_ids: frozenset[int] = frozenset(),
+        parts: tuple[ModelLike, DispatcherLike] | None = None,
     ) -> None:
+        """`parts`: a real model, and its dispatcher."""
         loop = asyncio.get_running_loop()
         self.model = FakeModel(vocab)
+        model, dispatcher = parts or (self.model, NoDispatcher())
         self.engine = Engine(
-            self.model,
-            NoDispatcher(),
+            model,
+            dispatcher,
             sizes,
             eos_ids,
             deliver=LoopDelivery(loop),

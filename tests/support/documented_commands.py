@@ -66,6 +66,7 @@ SMOKE = {
     "make metrics": "test_generated_files_are_up_to_date",
     "make models": "test_generated_files_are_up_to_date",
     "make chart": "test_generated_files_are_up_to_date",
+    "make faults-page": "test_generated_files_are_up_to_date",
     "make proto": "test_generated_files_are_up_to_date",
     "make fmt": "test_generated_files_are_up_to_date",
     "make image": "test_image",
