@@ -91,3 +91,14 @@ def test_a_leader_begins_anew_before_its_term_ends() -> None:
         assert epoch < TERM, "the next leader's term begins there"
     assert terms.begin() == TERM
     assert not terms.must_begin(leads=True, leading=True, own_epoch=epoch, numerics_class="a")
+
+
+def test_a_leader_that_was_overtaken_gives_none_of_the_next_ones_epochs() -> None:
+    old, new = Terms(), Terms()
+    first = old.begin()
+    new.saw(first)
+    taken = new.begin()
+    old.found(taken)
+    assert old.next_epoch(0) == first
+    assert old.next_epoch(taken) == first + 1, "the table that it has is the next leader's"
+    assert [new.next_epoch(0), new.next_epoch(taken + 4)] == [taken, taken + 5]

@@ -71,7 +71,16 @@ class NoTerm(Terms):
     """Goes on where the last leader, as far as it has the table, seems to have been."""
 
     def begin(self) -> int:
+        self._given = self.highest
         return self.highest + 1
+
+
+class AnyTerm(Terms):
+    """Goes on from the highest epoch that it has seen, whoever gave it."""
+
+    def next_epoch(self, own_epoch: int) -> int:
+        self.highest = max(self.highest, own_epoch) + 1
+        return self.highest
 
 
 class ForgottenTerms(Terms):
@@ -103,6 +112,7 @@ MUTATIONS = {
         Mutation(name="workers take tables of any epoch", placement_state=AnyEpoch, takes_any_table=True),
         Mutation(name="a leader believes leases alone", believes_leases=True, bare_redis=NoWait),
         Mutation(name="a leader begins no term of its own", terms=NoTerm),
+        Mutation(name="a leader goes on from another's epochs", terms=AnyTerm),
         Mutation(name="the term of a leader without a table is hidden", hides_terms=True),
         Mutation(name="a term that Redis loses is forgotten", terms=ForgottenTerms, bare_redis=NoWait),
         Mutation(name="a leader begins in a Redis that has lost everything", bare_redis=NoWait),

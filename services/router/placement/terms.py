@@ -27,6 +27,7 @@ class Terms:
     def __init__(self) -> None:
         self.highest = 0
         self._began_after: int | None = None  # the epoch before the first that it may give
+        self._given = 0  # the last one that it gave
         self.stored_term = 0  # the first epoch of the last term that any router has begun, as Redis has it
         self._last_term = 0  # the highest of those that it has had
         self._leased: dict[str, int] = {}  # the highest epoch in the leases of each class
@@ -77,13 +78,19 @@ class Terms:
     def begin(self) -> int:
         """Begins a term; returns its first epoch."""
         unseen = max(term for term in (0, self._last_term, self.stored_term) if self._is_believable(term))
-        self.highest = self._began_after = next_term(max(self.highest, unseen)) - 1
+        self.highest = self._began_after = self._given = next_term(max(self.highest, unseen)) - 1
         return self.highest + 1
 
     def _is_believable(self, term: int) -> bool:
         return term <= self.highest + MOST_UNSEEN * TERM
 
     def next_epoch(self, own_epoch: int) -> int:
-        """Gives an epoch, each once. `own_epoch`: of the table that the router has."""
-        self.highest = max(self.highest, own_epoch) + 1
-        return self.highest
+        """Gives an epoch of the own term, each once. `own_epoch`: of the table that the router has.
+
+        A leader that was overtaken and does not know it yet may have seen the next one's epochs: those are not its to
+        go on from. Workers reject what it gives.
+        """
+        own = own_epoch if self.began <= own_epoch < next_term(max(1, self.began)) else 0
+        self._given = max(self._given, own) + 1
+        self.highest = max(self.highest, self._given)
+        return self._given
