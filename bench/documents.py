@@ -93,7 +93,7 @@ def readme_table(figures: Figures, stalls: Mapping[str, Any]) -> str:
             f"{_value(figures, 'wire'):.3g}, {'exactly' if figures['wire']['met'] else 'not'} the share of FFN experts",
         ),
         (
-            f"an expert pod deleted under 10 streams, on a real Kubernetes, {_date_of(stalls)}",
+            f"an expert pod deleted under 10 streams, on a real Kubernetes, {_date_of(event)}",
             f"{event['requests']} requests, {failed}; longest pause {event['worst']:.0f} ms "
             f"([other events]({RESULTS}/k8s-stalls.md))",
         ),
@@ -101,9 +101,9 @@ def readme_table(figures: Figures, stalls: Mapping[str, Any]) -> str:
     return _table(("", ""), rows)
 
 
-def _date_of(stalls: Mapping[str, Any]) -> str:
-    """When they were measured, and whether that was before calls to expert workers were hedged."""
-    date = str(stalls["machine"]).rpartition(" ")[2]
+def _date_of(event: Mapping[str, Any]) -> str:
+    """When it was measured, and whether that was before calls to expert workers were hedged."""
+    date = str(event["measured"])
     return date if date >= HEDGED else f"{date}, before late calls were hedged"
 
 

@@ -45,6 +45,7 @@ def prepares(harness: LeaderHarness) -> int:
 async def two_workers(harness: LeaderHarness) -> tuple[FakeWorker, FakeWorker]:
     first, second = await harness.join("expert", 0), await harness.join("expert", 1)
     await harness.loaded(4, 4)
+    await harness.until(lambda: all(one.epoch == first.epoch == second.epoch > 0 for one in harness.leaders), "agreed")
     return first, second
 
 
@@ -163,8 +164,8 @@ def test_metrics_tell_how_even_the_loads_are(store: Store) -> None:
         assert math.isnan(leader.metrics.balancedness)
         heat(harness, first)
         await harness.until(lambda: leader.metrics.balancedness > 0.9, "balanced by the experts that moved")
-        assert leader.metrics.tables >= 3
-        assert leader.metrics.loaded >= LAYERS * EXPERTS + 4
+        assert leader.metrics.tables >= 2, "one or two for the workers, and one for their load"
+        assert leader.metrics.loaded > LAYERS * EXPERTS
 
     run_scenario(store, scenario)
 

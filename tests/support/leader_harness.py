@@ -32,6 +32,7 @@ class LeaderHarness:
         self.calls: Calls = []
         self.workers: list[FakeWorker] = []
         self.tasks: dict[str, asyncio.Task[None]] = {}
+        self.leaders: list[PlacementLeader] = []
         self.shortages: dict[str, ShortageReporter] = {}
         self.membership = Membership(store.url)
 
@@ -48,6 +49,7 @@ class LeaderHarness:
         membership = Membership(self.store.url)
         self.shortages[name] = ShortageReporter(membership, notify)
         leader = PlacementLeader(membership, name, shape, self.shortages[name], budget, LOAD_S)
+        self.leaders.append(leader)
         self.tasks[name] = asyncio.create_task(leader.run())
         return leader
 

@@ -7,7 +7,7 @@ from random import Random
 from training.agentic.difficulty import Difficulty
 from training.agentic.scenario import Domain, Goal, Record, Scenario
 from training.data.words import vocabulary as words
-from training.data.words.vocabulary import Novelty, choose, invented
+from training.data.words.vocabulary import Novelty, choose, invented, several
 
 NOUNS = (
     "lamp", "parcel", "order", "ticket", "car", "meeting", "account", "plant", "machine", "door", "bike", "table",
@@ -42,7 +42,7 @@ def domain(rng: Random, novelty: Novelty, without: str = "") -> Domain:
         pass
     finder = rng.choice(list(FINDERS))
     chosen = rng.sample(list(FIELDS), 2)
-    fields = {name: tuple(rng.sample(_half(FIELDS[name], novel), 2 if novel else 4)) for name in chosen}
+    fields = {name: several(rng, FIELDS[name], novel, 2 if novel else 4) for name in chosen}
     found: list[str] = []
     while len(found) < RECORDS:
         if (value := _found_by(rng, finder, novel)) not in found:
@@ -52,11 +52,6 @@ def domain(rng: Random, novelty: Novelty, without: str = "") -> Domain:
         for number, value in zip(sorted(rng.sample(range(10, 100), RECORDS)), found, strict=True)
     }
     return Domain(noun, finder, fields, records)
-
-
-def _half(listed: tuple[str, ...], novel: bool) -> list[str]:
-    """The seen or unseen half of a list."""
-    return [text for text in listed if words.unseen(text) is novel]
 
 
 def goal(rng: Random, domain: Domain, difficulty: Difficulty) -> Goal:

@@ -9,6 +9,7 @@ import argparse
 import json
 import shutil
 import time
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -21,7 +22,7 @@ from training.agentic.__main__ import publish as publish_agentic
 from training.agentic.bench import add_options, show
 from training.agentic.casting import cast
 from training.agentic.rounds import Rounds
-from training.curriculum.built_in import curriculum, recipe_of
+from training.curriculum.built_in import AGENTIC, MTP, curriculum, recipe_of
 from training.curriculum.plot import draw_stages
 from training.data.corpus import NOVELTIES
 from training.data.dialogues import HELD_OUT
@@ -35,7 +36,7 @@ from training.export.write import export
 from training.freed_memory import keep_freed_memory
 from training.mtp.acceptance import measure
 from training.mtp.stage import Mtp
-from training.recipe import AgenticRecipe, MtpRecipe, Recipe
+from training.recipe import Recipe
 from training.stability.controller import Usage
 from training.trunk import Trunk
 
@@ -49,11 +50,11 @@ def options() -> argparse.ArgumentParser:
     parser.add_argument("--docs", type=Path, default=ROOT / "docs" / "training", help="where results and plots go")
     parser.add_argument("--seed", type=int, default=Recipe.seed)
     parser.add_argument("--steps", type=int, help="of the trunk; this and the following: fewer only to try it out")
-    parser.add_argument("--rounds", type=int, default=AgenticRecipe.rounds, help="of roll-outs")
-    parser.add_argument("--train-tasks", type=int, default=AgenticRecipe.tasks, help="of a round of roll-outs")
-    parser.add_argument("--samples", type=int, default=AgenticRecipe.samples, help="roll-outs of such a task")
-    parser.add_argument("--agentic-steps", type=int, default=AgenticRecipe.steps, help="of a round")
-    parser.add_argument("--mtp-steps", type=int, default=MtpRecipe.steps, help="of the drafts")
+    parser.add_argument("--rounds", type=int, default=AGENTIC.rounds, help="of roll-outs")
+    parser.add_argument("--train-tasks", type=int, default=AGENTIC.tasks, help="of a round of roll-outs")
+    parser.add_argument("--samples", type=int, default=AGENTIC.samples, help="roll-outs of such a task")
+    parser.add_argument("--agentic-steps", type=int, default=AGENTIC.steps, help="of a round")
+    parser.add_argument("--mtp-steps", type=int, default=MTP.steps, help="of the drafts")
     parser.add_argument("--dialogues", type=int, default=200, help="held-out ones of each evaluation")
     threads = "padded groups of a batch that are computed at once; they change no bit"
     parser.add_argument("--threads", type=int, default=torch.get_num_threads(), help=threads)
@@ -65,10 +66,14 @@ def recipe(arguments: argparse.Namespace) -> Recipe:
     stages = curriculum()
     if arguments.steps is not None:
         stages = stages.shortened(arguments.steps)
-    agentic = AgenticRecipe(
-        rounds=arguments.rounds, tasks=arguments.train_tasks, samples=arguments.samples, steps=arguments.agentic_steps
+    agentic = replace(
+        AGENTIC,
+        rounds=arguments.rounds,
+        tasks=arguments.train_tasks,
+        samples=arguments.samples,
+        steps=arguments.agentic_steps,
     )
-    return recipe_of(arguments.seed, stages, agentic, MtpRecipe(steps=arguments.mtp_steps))
+    return recipe_of(arguments.seed, stages, agentic, replace(MTP, steps=arguments.mtp_steps))
 
 
 def train(arguments: argparse.Namespace, console: Console) -> dict[str, Any]:

@@ -104,5 +104,6 @@ class Cluster(Answer):
     warning: str
     lost: int = Field(description="experts that are loaded on no worker")
     desired: dict[str, int]
+    holds: dict[str, str] = Field(description="why new expert workers do not count as ready yet, by numerics class")
     workers: list[Worker]
     numerics_classes: list[str]

@@ -5,7 +5,7 @@ Which half a text belongs to is a function of its letters, so that invented word
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from random import Random
 from zlib import crc32
@@ -86,9 +86,54 @@ _VOWELS = _words("a e i o u a e i o u ai ea oo")
 _CODAS = ("", "", "", "n", "l", "r", "s", "m", "k", "t", "x", "nd", "sk")
 
 
+# The share of words that training makes up where a list has words: who knows a list by heart cannot copy what it lacks.
+MADE_UP = 0.4
+_LINKS = _words("the a my your is are was on at for with not and to please now today here we you")
+
+
 def choose(rng: Random, listed: Sequence[str], novel: bool) -> str:
-    """Returns a text of the list's seen or unseen half. Raises IndexError when that half is empty."""
+    """Returns a text of the list's unseen half, or one of its seen half or a made-up one of its kind.
+
+    Raises IndexError when that half is empty.
+    """
+    if not novel and rng.random() < MADE_UP:
+        return like(rng, listed)
     return rng.choice([text for text in listed if unseen(text) is novel])
+
+
+def several(rng: Random, listed: Sequence[str], novel: bool, count: int) -> tuple[str, ...]:
+    """Returns `count` different texts as `choose` draws them."""
+    drawn: list[str] = []
+    while len(drawn) < count:
+        if (text := choose(rng, listed, novel)) not in drawn:
+            drawn.append(text)
+    return tuple(drawn)
+
+
+def like(rng: Random, listed: Sequence[str]) -> str:
+    """Returns a made-up text for training: a sentence where the list has some, else a word."""
+    while True:
+        if any(" " in text for text in listed):
+            text = " ".join(_sentence(rng))
+        else:
+            text = blended(rng) if rng.random() < 0.5 else invented(rng, False)
+            text = text.capitalize() if listed[0][0].isupper() else text
+        if not unseen(text) and (" " in text or len(text) <= 10):
+            return text
+
+
+def _sentence(rng: Random) -> Iterator[str]:
+    for _ in range(rng.randint(2, 5)):
+        yield rng.choice(_LINKS) if rng.random() < 0.5 else rng.choice(_SEEN_PLAIN)
+
+
+def blended(rng: Random) -> str:
+    """Returns the beginning of one seen word with the end of another: more spellings than syllables have."""
+    while True:
+        one, other = rng.choice(_SEEN_WORDS), rng.choice(_SEEN_WORDS)
+        word = one[: rng.randint(1, len(one) - 1)] + other[rng.randint(1, len(other) - 1) :]
+        if 3 <= len(word) <= 10 and not unseen(word):
+            return word
 
 
 def invented(rng: Random, novel: bool, syllables: int = 0) -> str:
@@ -100,11 +145,11 @@ def invented(rng: Random, novel: bool, syllables: int = 0) -> str:
             return word
 
 
-def named(listed: Sequence[str], share: float = 0.5) -> Callable[[Random, bool], str]:
-    """Returns a source of names: listed ones, and a share of invented ones, so that copying is learned."""
+def named(listed: Sequence[str]) -> Callable[[Random, bool], str]:
+    """Returns a source of names: listed ones and, of unseen names too, as many that nobody has."""
 
     def draw(rng: Random, novel: bool) -> str:
-        if rng.random() >= share:
+        if not novel or rng.random() >= 0.5:
             return choose(rng, listed, novel)
         while True:
             name = invented(rng, novel).capitalize()
@@ -114,6 +159,9 @@ def named(listed: Sequence[str], share: float = 0.5) -> Callable[[Random, bool],
     return draw
 
 
+_PLAIN = (*COLOURS, *FOODS, *OBJECTS, *PLACES, *ITEMS, *SKIES, *(topic for topic in TOPICS if "-" not in topic))
+_SEEN_PLAIN = [word for word in _PLAIN if not unseen(word)]
+_SEEN_WORDS = [word.lower() for word in (*_SEEN_PLAIN, *NAMES, *CITIES) if not unseen(word) and len(word) > 2]
 person = named(NAMES)
 city = named(CITIES)
 pet = named(PETS)
