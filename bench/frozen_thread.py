@@ -11,12 +11,15 @@ import os
 import subprocess
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
+from typing import ClassVar, TypeVar
 
 SEIZE, INTERRUPT, DETACH = 0x4206, 0x4207, 17
 WALL = 0x40000000
 STOPPED = "t"
+REPO = Path(__file__).resolve().parents[1]
+HeldT = TypeVar("HeldT", bound="HeldThread")
 
 
 def threads(pid: int, name: str) -> list[int]:
@@ -29,24 +32,34 @@ def state(thread: int) -> str:
     return Path(f"/proc/{thread}/stat").read_text().rpartition(")")[2].split()[0]
 
 
-class FrozenThread:
-    """`inject` stops the thread, `verify` says whether it is stopped, `heal` lets it go on."""
+class HeldThread:
+    """A thread to which a child process, the program `program`, does something: it says `says` then, and ends it when
+    its stdin ends. `inject` begins, `verify` asks whether the kernel shows the thread in state `shows`, `heal` ends.
+    """
+
+    program: ClassVar[str]
+    says: ClassVar[str]
+    shows: ClassVar[str]
 
     def __init__(self, thread: int) -> None:
         self.thread = thread
         self._holder: subprocess.Popen[str] | None = None
 
     def inject(self) -> None:
-        """Returns when the thread is stopped. Raises RuntimeError."""
+        """Returns when it is so. Raises RuntimeError."""
         self._holder = subprocess.Popen(
-            [sys.executable, __file__, str(self.thread)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+            [sys.executable, self.program, str(self.thread)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            env=os.environ | {"PYTHONPATH": str(REPO)},
+            text=True,
         )
         assert self._holder.stdout is not None
-        if (said := self._holder.stdout.readline().strip()) != "stopped":
-            raise RuntimeError(f"thread {self.thread} cannot be stopped: {said or 'see stderr'}")
+        if (said := self._holder.stdout.readline().strip()) != self.says:
+            raise RuntimeError(f"thread {self.thread} is not {self.says}: {said or 'see stderr'}")
 
     def verify(self) -> bool:
-        return state(self.thread) == STOPPED
+        return state(self.thread) == self.shows
 
     def heal(self) -> None:
         """Lets the thread go on; nothing when it does, or is gone."""
@@ -55,15 +68,24 @@ class FrozenThread:
             holder.communicate("", timeout=20)
 
 
+class FrozenThread(HeldThread):
+    """It stands still."""
+
+    program, says, shows = __file__, "stopped", STOPPED
+
+
 @contextmanager
-def frozen(thread: int) -> Iterator[FrozenThread]:
-    fault = FrozenThread(thread)
+def held(fault: HeldT) -> Iterator[HeldT]:
     fault.inject()
     try:
         assert fault.verify()
         yield fault
     finally:
         fault.heal()
+
+
+def frozen(thread: int) -> AbstractContextManager[FrozenThread]:
+    return held(FrozenThread(thread))
 
 
 def hold(thread: int) -> None:

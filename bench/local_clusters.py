@@ -27,17 +27,24 @@ async def local_cluster(
     settings = LocalSettings(
         model=model, port=0, attention=2, expert=2, routers=routers, spares=spares, environment=environment
     )
+    async with running(settings) as local:
+        yield local
+
+
+@asynccontextmanager
+async def running(settings: LocalSettings) -> AsyncIterator[LocalCluster]:
+    """A cluster from when all of it serves; processes that end are started again."""
     local = LocalCluster(settings)
     try:
         await local.start()
         await local.ready(START_S)
-        running = asyncio.create_task(local.run())
+        loop = asyncio.create_task(local.run())
         try:
             yield local
         finally:
-            running.cancel()
+            loop.cancel()
             with suppress(asyncio.CancelledError):
-                await running
+                await loop
     finally:
         await local.stop()
 

@@ -12,8 +12,7 @@ import random
 import statistics
 import time
 import urllib.request
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager, suppress
+from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
@@ -21,6 +20,7 @@ from pathlib import Path
 from bench.arguments import folder, number
 from bench.checkpoints import console, prepare
 from bench.load import BadAnswer, Stream, completion, follow
+from bench.local_clusters import running as running_cluster
 from bench.main import RESULTS
 from bench.report import markdown, write
 from bench.row import Row
@@ -30,7 +30,7 @@ from services.local.settings import LocalSettings
 CONFIG, SMOKE_CONFIG = "bench-long", "bench-tiny"
 MODEL, WORKERS = "bench", 2
 WITH, WITHOUT = "pages are handed over", "computed again"
-START_S, LEAVES_S = 600.0, 600.0
+LEAVES_S = 600.0
 KNOWN, ATTEMPTS, MIGRATED = (
     "caracal_gateway_attention_workers",
     "caracal_gateway_attempts_total",
@@ -52,22 +52,9 @@ class Sizes:
 SMOKE = Sizes(prompt=700, answer=1300, around=10)
 
 
-@asynccontextmanager
-async def cluster(model: Path, migration: bool) -> AsyncIterator[LocalCluster]:
+def cluster(model: Path, migration: bool) -> AbstractAsyncContextManager[LocalCluster]:
     environment = {"CARACAL_KV_MIGRATION": str(int(migration)), "CARACAL_MODEL_NAME": MODEL}
-    local = LocalCluster(LocalSettings(model=model, port=0, attention=WORKERS, environment=environment))
-    try:
-        await local.start()
-        await local.ready(START_S)
-        running = asyncio.create_task(local.run())
-        try:
-            yield local
-        finally:
-            running.cancel()
-            with suppress(asyncio.CancelledError):
-                await running
-    finally:
-        await local.stop()
+    return running_cluster(LocalSettings(model=model, port=0, attention=WORKERS, environment=environment))
 
 
 async def serving(local: LocalCluster, workers: int) -> None:

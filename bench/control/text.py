@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from bench.document_tables import table
+
 GOALS = {
     "idle": 1.0,
     "stall": 5.0,
@@ -32,9 +34,9 @@ def control_text(found: Mapping[str, Any]) -> str:
         "Redis, calls and KB per s",
         "router, MB",
     )
-    goals = _table(("", "measured", "goal"), _goals(found))
+    goals = table(("", "measured", "goal"), _goals(found)) + "\n"
     return (
-        f"{machine['cpu']}, {machine['cores']} cores, {machine['time']}.\n\n{_table(head, map(_size, by_size))}\n"
+        f"{machine['cpu']}, {machine['cores']} cores, {machine['time']}.\n\n{table(head, map(_size, by_size))}\n\n"
         f"![Cost against the number of workers](control.png)\n\n"
         f"At the largest of these sizes, and in whole clusters:\n\n{goals}"
     )
@@ -120,11 +122,6 @@ def _goal(value: float, name: str) -> str:
     return f"≤ {GOALS[name]:g}{'' if value <= GOALS[name] else ', missed'}"
 
 
-def _table(head: Sequence[str], rows: Any) -> str:
-    lines = ["| " + " | ".join(each) + " |" for each in (head, *rows)]
-    return "\n".join([lines[0], "|" + "---|" * len(head), *lines[1:], ""])
-
-
 def soak_text(found: Mapping[str, Any]) -> str:
     """What has grown, router by router, and what is left."""
     rows = []
@@ -137,7 +134,8 @@ def soak_text(found: Mapping[str, Any]) -> str:
     )
     return (
         f"{found['changes']} joins, deaths and drains in {found['minutes']:g} minutes, {found['epoch']} tables:\n\n"
-        + _table(head, rows)
+        + table(head, rows)
+        + "\n"
     )
 
 

@@ -2,16 +2,8 @@
 
 from __future__ import annotations
 
+from bench.document_tables import write_again
 from bench.planner.document import DOCUMENT, filled
 
-
-def main() -> None:
-    text = DOCUMENT.read_text(encoding="utf-8")
-    new = filled(text)
-    if new != text:
-        DOCUMENT.write_text(new, encoding="utf-8")
-        print(f"{DOCUMENT.name} has new tables")
-
-
 if __name__ == "__main__":
-    main()
+    write_again(DOCUMENT, filled)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+from bench.document_tables import table, with_blocks
 from bench.planner.fast_users import DECODE, GPUS, PRICE, WHOLE, fast_users
 from bench.planner.fits import left_out, on_one_row
 from bench.planner.machine_table import machine_table
@@ -37,18 +38,7 @@ def tables() -> dict[str, str]:
 
 def filled(text: str) -> str:
     """The document with every table made anew."""
-    for name, table in tables().items():
-        begin, end = f"<!-- {name}: made by `python -m bench.planner` -->", f"<!-- end of {name} -->"
-        if begin not in text or end not in text:
-            raise ValueError(f"{DOCUMENT.name} has no marks of {name}")
-        before, after = text[: text.index(begin)], text[text.index(end) :]
-        text = f"{before}{begin}\n{table}\n{after}"
-    return text
-
-
-def _table(header: Sequence[str], body: Sequence[Sequence[str]]) -> str:
-    lines = ["| " + " | ".join(header) + " |", "|" + "---|" * len(header)]
-    return "\n".join([*lines, *("| " + " | ".join(row) + " |" for row in body)])
+    return with_blocks(text, "python -m bench.planner", tables())
 
 
 def rows_table() -> str:
@@ -69,7 +59,7 @@ def rows_table() -> str:
         + f". Separate pools are clearly ahead from {100 * (decisive(judged, apart=True) - 1):.0f} % on, colocated "
         f"experts from {100 * (decisive(judged, apart=False) - 1):.0f} % on."
     )
-    return _table(("what", "source", "unit", "published", "predicted", "error", "use"), body) + "\n\n" + foot
+    return table(("what", "source", "unit", "published", "predicted", "error", "use"), body) + "\n\n" + foot
 
 
 def fits_table() -> str:
@@ -84,7 +74,7 @@ def fits_table() -> str:
         name = f"all but {kinds[number]}"
         cells = [f"{100 * error:+.1f} %" if place == number else "" for place, error in enumerate(fit.errors)]
         body.append((name, f"{f.efficiency:.2f}, {f.overlap_loss:.1f}, {1e6 * f.op_s:.0f} µs", *cells))
-    return _table(("fitted on", "factors", *kinds), body)
+    return table(("fitted on", "factors", *kinds), body)
 
 
 def _errors(found: Sequence[float], fitted: int) -> list[str]:
@@ -119,7 +109,7 @@ def fast_table() -> str:
         "margin to 0.70",
         "with prompts of 4,500",
     )
-    return _table(header, body)
+    return table(header, body)
 
 
 def ways_table() -> str:
@@ -135,7 +125,7 @@ def ways_table() -> str:
         margin = f"{a.winner.way} by {100 * a.margin:.0f} %{'' if a.clear else ', undecided'}"
         body.append((f"{count} {gpu}, {found.machine.link.name}", *cells, ratio, margin))
     header = ("devices", *(f"{way}, requests/s" for way in WAYS), "attention:experts", "separate or colocated")
-    return _table(header, body)
+    return table(header, body)
 
 
 def devices_table() -> str:
@@ -157,7 +147,7 @@ def devices_table() -> str:
                 sources,
             )
         )
-    return _table(("device", "GB", "GB/s", "TFLOPS", "efficiency, loss, op", "USD/h", "sources"), body)
+    return table(("device", "GB", "GB/s", "TFLOPS", "efficiency, loss, op", "USD/h", "sources"), body)
 
 
 def links_table() -> str:
@@ -167,7 +157,7 @@ def links_table() -> str:
         sources = "; ".join(f"{key}: {value}" for key, value in one.sources.items())
         figures = (f"{one.bytes_s / 1e9:g}", f"{1e6 * one.latency_s:g}", f"{1e6 * one.message_s:g}")
         body.append((name, *figures, str(one.domain or "any"), sources))
-    return _table(("link", "GB/s each way", "latency, µs", "a message, µs", "joins", "sources"), body)
+    return table(("link", "GB/s each way", "latency, µs", "a message, µs", "joins", "sources"), body)
 
 
 def _number(value: float) -> str:

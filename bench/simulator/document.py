@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from bench.document_tables import table, with_blocks
 from bench.planner.machine_table import NOT_YET
 
 REPO = Path(__file__).resolve().parents[2]
@@ -20,12 +21,8 @@ SPEEDS = {
 
 def filled(text: str, results: Path = RESULTS) -> str:
     """The document with every table made anew."""
-    for name, made in {"validation": validation(results), "speed": speed(results)}.items():
-        begin, end = f"<!-- {name}: made by `python -m bench.simulator` -->\n", f"<!-- end of {name} -->"
-        if begin not in text or end not in text:
-            raise ValueError(f"{DOCUMENT.name} has no marks of {name}")
-        text = f"{text[: text.index(begin)]}{begin}{made}\n{text[text.index(end) :]}"
-    return text
+    made = {"validation": validation(results), "speed": speed(results)}
+    return with_blocks(text, "python -m bench.simulator", made)
 
 
 def validation(results: Path = RESULTS) -> str:
@@ -55,7 +52,7 @@ def validation(results: Path = RESULTS) -> str:
         body.append((row["schedule"], workers, *shares, stall))
     met = [verdict for row in found["rows"] for verdict in row["met"].values()]
     foot = f"Measured, simulated (off by). {sum(met)} of {len(met)} goals are met; those in bold are not. "
-    return f"{_table(head, body)}\n\n{foot}{_machine(found)}"
+    return f"{table(head, body)}\n\n{foot}{_machine(found)}"
 
 
 def _verdict(row: Mapping[str, Any], key: str) -> str:
@@ -97,14 +94,9 @@ def speed(results: Path = RESULTS) -> str:
         "MB",
         "where",
     )
-    return _table(head, body) if body else NOT_YET.format(name=next(iter(SPEEDS)))
+    return table(head, body) if body else NOT_YET.format(name=next(iter(SPEEDS)))
 
 
 def _machine(found: Mapping[str, Any]) -> str:
     here = found["machine"]
     return f"{here['cpu']}, {here['cores']} cores, {here['time'][:10]}."
-
-
-def _table(head: Sequence[str], body: Sequence[Sequence[str]]) -> str:
-    lines = ["| " + " | ".join(head) + " |", "|" + "---|" * len(head)]
-    return "\n".join([*lines, *("| " + " | ".join(row) + " |" for row in body)])

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from typing import Any
+
+from bench.document_tables import table
 
 
 def replicas(found: Mapping[str, Any]) -> str:
@@ -106,8 +108,3 @@ TABLES: Mapping[str, Callable[[Mapping[str, Any]], str]] = {
     "autoscaling": autoscaling,
     "growth": growth,
 }
-
-
-def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    lines = ["| " + " | ".join(each) + " |" for each in (head, *rows)]
-    return "\n".join([lines[0], "|" + "---|" * len(head), *lines[1:], ""])

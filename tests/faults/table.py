@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from faults.goals import GOALS
 from faults.outcome import Outcome, quantile
 
+from bench.document_tables import table as markdown_table
 from bench.report import VERDICT
 
 HEAD = ("fault, at", "faults", "p50", "p99", "longest", "goal, added", "")
@@ -20,8 +21,7 @@ def table(outcome: Outcome) -> str:
         kind, _, role = what.rpartition(", ")
         goal = GOALS.get((kind, role))
         rows.append(_row(what, stalls, str(goal or ""), VERDICT[goal.is_met(stalls, calm) if goal else None]))
-    lines = ["| " + " | ".join(row) + " |" for row in (HEAD, *rows)]
-    return "\n".join([lines[0], "|" + "---|" * len(HEAD), *lines[1:]])
+    return markdown_table(HEAD, rows)
 
 
 def summary(outcome: Outcome) -> str:

@@ -10,14 +10,12 @@ from __future__ import annotations
 import ctypes
 import os
 import platform
-import subprocess
 import sys
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from pathlib import Path
 
-from bench.frozen_thread import DETACH, INTERRUPT, SEIZE, WALL, state
+from bench.frozen_thread import DETACH, INTERRUPT, SEIZE, WALL, HeldThread, held, state
 
 GETREGS, SETREGS, CONTINUE = 12, 13, 7
 REGISTERS, ORIG_RAX, RIP = 27, 15, 16  # of struct user_regs_struct
@@ -27,45 +25,14 @@ AVAILABLE = sys.platform == "linux" and platform.machine() == "x86_64"
 LONGEST_S = 20.0
 
 
-class SpinningThread:
-    """`inject` lets the thread spin, `verify` says whether it does, `heal` lets it go on where it was."""
+class SpinningThread(HeldThread):
+    """It computes, and gets nowhere."""
 
-    def __init__(self, thread: int) -> None:
-        self.thread = thread
-        self._holder: subprocess.Popen[str] | None = None
-
-    def inject(self) -> None:
-        """Returns when the thread spins. Raises RuntimeError."""
-        self._holder = subprocess.Popen(
-            [sys.executable, "-m", "support.spinning_thread", str(self.thread)],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            env=os.environ | {"PYTHONPATH": str(Path(__file__).parents[1])},
-            text=True,
-        )
-        assert self._holder.stdout is not None
-        if (said := self._holder.stdout.readline().strip()) != "spins":
-            raise RuntimeError(f"thread {self.thread} cannot be made to spin: {said or 'see stderr'}")
-
-    def verify(self) -> bool:
-        return state(self.thread) == RUNS
-
-    def heal(self) -> None:
-        """Lets the thread go on; nothing when it does, or is gone."""
-        holder, self._holder = self._holder, None
-        if holder is not None:
-            holder.communicate("", timeout=LONGEST_S)
+    program, says, shows = __file__, "spinning", RUNS
 
 
-@contextmanager
-def spinning(thread: int) -> Iterator[SpinningThread]:
-    fault = SpinningThread(thread)
-    fault.inject()
-    try:
-        assert fault.verify()
-        yield fault
-    finally:
-        fault.heal()
+def spinning(thread: int) -> AbstractContextManager[SpinningThread]:
+    return held(SpinningThread(thread))
 
 
 class Tracer:
@@ -129,7 +96,7 @@ def hold(thread: int) -> None:
     tracer.go_on(changed, CONTINUE)
     while state(thread) != RUNS:
         time.sleep(0.001)
-    print("spins", flush=True)
+    print("spinning", flush=True)
     sys.stdin.read()
     tracer.stop()
     tracer.go_on(kept, DETACH)

@@ -4,7 +4,9 @@ probes of it come back in time. Over every link, between real servers on loopbac
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import partial
 from itertools import count
 from typing import Any
 
@@ -65,19 +67,28 @@ def batch_of(checkpoint: Checkpoint) -> Batch:
     return random_batch(0, checkpoint.config.hidden_size, DTYPE, tokens=12)
 
 
+@contextmanager
+def both_with_all(
+    checkpoint: Checkpoint, connect: Connect, two: list[Worker]
+) -> Iterator[tuple[MoEDispatcher, Callable[[], Tensor], Tensor]]:
+    """A dispatcher of two workers with all experts each, whose latencies are known; a step of it, and what is right."""
+    gate, batch = gates(checkpoint)[0], batch_of(checkpoint)
+    with open_dispatcher(checkpoint, connect, hedging=HEDGING) as dispatcher:
+        dispatcher.apply(place(1, checkpoint, [w.endpoint for w in two], lambda layer, expert: [0, 1]))
+        step = partial(run, dispatcher, 0, gate, batch)
+        knows(dispatcher, step)
+        yield dispatcher, step, run(ReferenceDispatcher(checkpoint, DTYPE), 0, gate, batch)
+
+
 @pytest.mark.parametrize("fault", [late, drop], ids=lambda fault: fault.__name__)
 def test_a_late_worker_is_found_out_and_found_again(
     checkpoint: Checkpoint, connect: Connect, two: list[Worker], fault: Any
 ) -> None:
-    gate, batch = gates(checkpoint)[0], batch_of(checkpoint)
-    expected = run(ReferenceDispatcher(checkpoint, DTYPE), 0, gate, batch)
-    with open_dispatcher(checkpoint, connect, hedging=HEDGING) as dispatcher:
-        dispatcher.apply(place(1, checkpoint, [w.endpoint for w in two], lambda layer, expert: [0, 1]))
-        knows(dispatcher, lambda: run(dispatcher, 0, gate, batch))
+    with both_with_all(checkpoint, connect, two) as (dispatcher, step, expected):
         two[0].service.fault = fault
         began_s = time.monotonic()
         for _ in range(6):
-            assert torch.equal(run(dispatcher, 0, gate, batch), expected)
+            assert torch.equal(step(), expected)
         assert time.monotonic() - began_s < 6 * LATE_S, "nobody waited for the late replies"
         stats = dispatcher.stats.total()
         assert 3 <= stats.hedges_won <= stats.hedges
@@ -86,7 +97,7 @@ def test_a_late_worker_is_found_out_and_found_again(
         two[0].service.fault = lambda reply: reply
         until(lambda: not dispatcher.suspects, "it stays a suspect", 20)
         before = len(two[0].service.calls)
-        assert torch.equal(run(dispatcher, 0, gate, batch), expected)
+        assert torch.equal(step(), expected)
         assert len(two[0].service.calls) > before
 
 
@@ -124,18 +135,14 @@ def test_a_late_worker_with_the_only_replica_is_waited_for(
 def test_a_late_call_goes_to_a_suspect_where_there_is_no_other(
     checkpoint: Checkpoint, connect: Connect, two: list[Worker]
 ) -> None:
-    gate, batch = gates(checkpoint)[0], batch_of(checkpoint)
-    expected = run(ReferenceDispatcher(checkpoint, DTYPE), 0, gate, batch)
-    with open_dispatcher(checkpoint, connect, hedging=HEDGING) as dispatcher:
-        dispatcher.apply(place(1, checkpoint, [w.endpoint for w in two], lambda layer, expert: [0, 1]))
-        knows(dispatcher, lambda: run(dispatcher, 0, gate, batch))
+    with both_with_all(checkpoint, connect, two) as (dispatcher, step, expected):
         two[0].service.fault = drop
         while not dispatcher.suspects:
-            run(dispatcher, 0, gate, batch)
+            step()
         won = dispatcher.stats.total().hedges_won
         two[0].service.fault, two[1].service.fault = lambda reply: reply, drop
         assert dispatcher.suspects == 1, "no probe says yet that it is well again"
-        assert torch.equal(run(dispatcher, 0, gate, batch), expected)
+        assert torch.equal(step(), expected)
         stats = dispatcher.stats.total()
         assert (stats.hedges_won, stats.retries) == (won + 1, 0)
 
@@ -143,13 +150,9 @@ def test_a_late_call_goes_to_a_suspect_where_there_is_no_other(
 def test_a_call_that_could_not_be_hedged_is_once_another_worker_has_answered(
     checkpoint: Checkpoint, connect: Connect, two: list[Worker]
 ) -> None:
-    gate, batch = gates(checkpoint)[0], batch_of(checkpoint)
-    expected = run(ReferenceDispatcher(checkpoint, DTYPE), 0, gate, batch)
-    with open_dispatcher(checkpoint, connect, hedging=HEDGING) as dispatcher:
-        dispatcher.apply(place(1, checkpoint, [w.endpoint for w in two], lambda layer, expert: [0, 1]))
-        knows(dispatcher, lambda: run(dispatcher, 0, gate, batch))
+    with both_with_all(checkpoint, connect, two) as (dispatcher, step, expected):
         two[0].service.fault, two[1].service.fault = drop, late
-        assert torch.equal(run(dispatcher, 0, gate, batch), expected)
+        assert torch.equal(step(), expected)
         stats = dispatcher.stats.total()
         assert (stats.hedges_won, stats.retries) == (1, 0)
 
