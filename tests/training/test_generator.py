@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import json
-from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import pytest
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
-from training.data.chat import segments
+from training.data.chat import FIXED, segments, tools_block
 from training.data.dialogues import HELD_OUT, Dialogue, dialogue_at, dialogues
 from training.data.tokenizer import train_tokenizer
 from training.experiments.quality import score
@@ -84,14 +83,33 @@ def test_template_rejects_an_unknown_role() -> None:
         template.render(messages=[{"role": "wizard", "content": "abracadabra"}])
 
 
-def test_tokenizer_keeps_digits_apart_and_gives_text_back() -> None:
-    tokenizer = train_tokenizer(Recipe.seed, ModelConfig.vocab_size, TrunkRecipe.tokenizer_dialogues)
+@pytest.mark.parametrize("compact", [False, True])
+def test_tokenizer_keeps_digits_apart_and_gives_text_back(compact: bool) -> None:
+    tokenizer = train_tokenizer(Recipe.seed, ModelConfig.vocab_size, TrunkRecipe.tokenizer_dialogues, compact=compact)
+    assert tokenizer.get_vocab_size() <= ModelConfig.vocab_size
     assert [tokenizer.token_to_id(t) for t in ("<longcat_unk>", "<longcat_s>", "</longcat_s>", "<longcat_pad>")] == [
         *range(4)
     ]
     assert not [t for t in tokenizer.get_vocab() if sum(c.isdigit() for c in t) and len(t) > 1 and t[0] != "<"]
     text = "Grüße, 123 котов 🐱\n</longcat_tool_call>"
     assert tokenizer.decode(tokenizer.encode(text).ids, skip_special_tokens=False) == text
+
+
+def test_what_the_template_writes_is_a_token_each() -> None:
+    sizes = Recipe.seed, ModelConfig.vocab_size, TrunkRecipe.tokenizer_dialogues
+    plain, compact = (train_tokenizer(*sizes, compact=compact) for compact in (False, True))
+    for text in FIXED:
+        ids = compact.encode(text, add_special_tokens=False).ids
+        assert len(ids) == 1
+        assert compact.decode(ids) == text, "hidden from nobody"
+    for dialogue in dialogues(14, 0, 40):
+        parts = [text for text, _ in segments(dialogue)]
+        whole = compact.encode("".join(parts), add_special_tokens=False).ids
+        assert whole == [i for text in parts for i in compact.encode(text, add_special_tokens=False).ids]
+        assert compact.decode(whole, skip_special_tokens=False) == "".join(parts)
+        if dialogue.tools:
+            block = tools_block(dialogue.tools)
+            assert 2 * len(compact.encode(block).ids) < len(plain.encode(block).ids)
 
 
 def test_segments_encode_as_the_whole_text_does() -> None:
@@ -104,7 +122,7 @@ def test_segments_encode_as_the_whole_text_does() -> None:
 
 def test_exported_model_answers_and_uses_the_targeted_number_of_ffn_experts() -> None:
     model, tokenizer = load_exported(MODEL)
-    result = score(model, tokenizer, list(islice(dialogues(HELD_OUT + 2, 0, 60), 60)))
+    result = score(model, tokenizer, list(dialogues(HELD_OUT + 2, 0, 60)))
     assert result.share >= 0.9
     for layer in result.usage:
         assert layer.mean == pytest.approx(ControllerRecipe.ffn_experts, rel=0.05)

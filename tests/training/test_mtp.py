@@ -185,7 +185,7 @@ def test_an_interrupted_run_ends_with_the_same_bits(tmp_path: Path, small: Path)
     first.advance()
     first.save()
     first.advance()
-    second = Mtp(tmp_path / "halves", small, 1, RECIPE)
+    second = Mtp(tmp_path / "halves", small, 1, RECIPE, threads=2)
     assert second.step == 2
     second.advance()
     second.advance()

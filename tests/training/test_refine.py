@@ -49,7 +49,7 @@ def test_a_stage_on_rollouts_resumes_with_the_same_bits(tmp_path: Path) -> None:
     first = Refine(tmp_path / "halves", MODEL, file, SHORT, 1, RECIPE)
     first.advance()
     first.save()
-    second = Refine(tmp_path / "halves", MODEL, file, SHORT, 1, RECIPE)
+    second = Refine(tmp_path / "halves", MODEL, file, SHORT, 1, RECIPE, threads=2)
     assert second.advance().loss == reports[1].loss
     for name, value in whole.model.state_dict().items():
         assert torch.equal(value, second.model.state_dict()[name]), name

@@ -4,20 +4,25 @@ from __future__ import annotations
 
 import hashlib
 import time
+from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 from random import Random
 
 import torch
+from torch import Tensor
 from torch.nn import functional as F
 
 from training.agentic.sampling import accepted
-from training.data.batches import batch
+from training.data.batches import Batch, dealt
 from training.data.corpus import Source
 from training.data.dialogues import HELD_OUT, Dialogue
+from training.distributed.engine import Engine
+from training.execution import Execution
 from training.experiments.quality import score
 from training.export.read import digest, load_exported, read_tensors, trunk_of
 from training.export.write import export
+from training.model.longcat_flash import LongcatFlash
 from training.recipe import AgenticRecipe
 from training.stage import Stage, StepReport
 
@@ -30,8 +35,10 @@ class Refine(Stage):
 
     name = "agentic"
 
-    def __init__(self, path: Path, model: Path, file: Path, source: Source, seed: int, recipe: AgenticRecipe) -> None:
-        """Raises ValueError when no roll-out was accepted."""
+    def __init__(
+        self, path: Path, model: Path, file: Path, source: Source, seed: int, recipe: AgenticRecipe, threads: int = 1
+    ) -> None:
+        """`threads` change no bit. Raises ValueError when no roll-out was accepted."""
         self.recipe, self.source, self.seed = recipe, source, seed
         self.model, self.tokenizer = load_exported(model, torch.float32)
         self.rollouts = accepted(file)
@@ -44,7 +51,9 @@ class Refine(Stage):
             "seed": seed,
             "agentic": asdict(recipe),
         }
-        super().__init__(path, identity, self.model, recipe)
+        execution = Execution(threads=threads)
+        self.engine = Engine(self.model, execution.team, threads, execution.watch)
+        super().__init__(path, identity, self.model, recipe, execution=execution)
 
     def _dialogues(self) -> list[Dialogue]:
         recipe, rng = self.recipe, Random(f"caracal agentic {self.seed} {self.step}")
@@ -55,16 +64,20 @@ class Refine(Stage):
 
     def advance(self) -> StepReport:
         begun = time.perf_counter()
-        step = batch(self.tokenizer, self._dialogues(), self.recipe.groups)
-        logits_AV = self.model(step.ids_T, step.groups, step.wanted_A)
-        loss_A = F.cross_entropy(logits_AV, step.target_A, reduction="none")
-        loss = (loss_A * step.weight_A).sum() / step.weight_A.sum()
-        loss.backward()
+        parts = dealt(self.tokenizer, self._dialogues(), self.recipe.groups)
+        weight = torch.cat([part.weight_A for part in parts]).sum()
+
+        def loss_of(model: LongcatFlash, part: Batch) -> tuple[Tensor, Tensor, Callable[[], Tensor]]:
+            loss_A = F.cross_entropy(model(part.ids_T, part.groups, part.wanted_A), part.target_A, reduction="none")
+            loss = (loss_A * part.weight_A).sum() / weight
+            return loss, loss, lambda: torch.zeros(0)
+
+        loss = self.engine.step(parts, loss_of).loss
         scale = self.optimizer.scale(self.step)
         self.optimizer.step(self.step)
         self.step += 1
         self.seconds += time.perf_counter() - begun
-        return StepReport(self.step, loss.item(), scale, self.seconds)
+        return StepReport(self.step, loss, scale, self.seconds)
 
     def check(self, report: StepReport) -> str:
         """Logs held-out exactness on the dialogues that are replayed: whether anything is forgotten."""

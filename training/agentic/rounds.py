@@ -32,6 +32,7 @@ class Rounds:
     seed: int
     recipe: AgenticRecipe
     maker: Cast
+    threads: int = 1  # they change no bit
 
     def run(self, measured: argparse.Namespace, parallel: int, console: Console) -> dict[str, Any]:
         """Returns the benchmark's results before and behind each round, counts of roll-outs, and the last model."""
@@ -49,7 +50,7 @@ class Rounds:
             if not rounds[-1]["learned"]:
                 console.print(f"round {number + 1}: no roll-out succeeded, so the model stays as it is")
                 continue
-            stage = Refine(folder / "stage", model, file, self.source, self.seed + number, self.recipe)
+            stage = Refine(folder / "stage", model, file, self.source, self.seed + number, self.recipe, self.threads)
             stage.run(console)
             stage.publish(folder / "model")
             model = folder / "model"

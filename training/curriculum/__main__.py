@@ -86,11 +86,12 @@ def train(arguments: argparse.Namespace, console: Console) -> dict[str, Any]:
     trunk.run(console)
     export(trunk.model, trunk.tokenizer, run / "trunk-model")
     source = made.curriculum.stages[-1].source
-    rounds = Rounds(run / "agentic", run / "trunk-model", source, made.seed, made.agentic, cast({}))
+    agentic = run / "agentic", run / "trunk-model"
+    rounds = Rounds(*agentic, source, made.seed, made.agentic, cast({}), arguments.threads)
     measured = argparse.Namespace(**vars(arguments) | {"seed": HELD_OUT + 1})
     found = rounds.run(measured, arguments.parallel, console)
     copy_model(found.pop("model"), arguments.out)
-    drafts = Mtp(run / "mtp", arguments.out, made.seed, made.mtp, source)
+    drafts = Mtp(run / "mtp", arguments.out, made.seed, made.mtp, source, arguments.threads)
     drafts.run(console)
     drafts.publish()
     return found

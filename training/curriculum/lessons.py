@@ -21,7 +21,8 @@ class Lessons:
 
     def tokenizer(self) -> Tokenizer:
         recipe, source = self.recipe, EVERYTHING.dialogues if self.recipe.curriculum else dialogues
-        return train_tokenizer(recipe.seed, recipe.model.vocab_size, recipe.trunk.tokenizer_dialogues, source)
+        sizes = recipe.model.vocab_size, recipe.trunk.tokenizer_dialogues
+        return train_tokenizer(recipe.seed, *sizes, source, compact=recipe.curriculum is not None)
 
     def enter(self, model: LongcatFlash, step: int) -> None:
         """Lets the model rotate positions as the stage of this step says."""

@@ -44,10 +44,10 @@ AIMS: dict[str, dict[str, float]] = {
 # Shares that a mixture has at least. Small models of one layer do not learn to call tools, whatever their mixture, so
 # they cannot say how much of it a model needs that can.
 FLOORS: dict[str, dict[str, float]] = {
-    "pre-training": {"tools": 0.08, "agent": 0.03},
-    "mid-training": {"arithmetic": 0.15, "memory": 0.2, "tools": 0.2, "agent": 0.08},
-    "context extension": {"tools": 0.14, "agent": 0.08},
-    "post-training": {"arithmetic": 0.14, "memory": 0.18, "tools": 0.2, "no_tool": 0.07, "agent": 0.1},
+    "pre-training": {"tools": 0.14, "agent": 0.06},
+    "mid-training": {"arithmetic": 0.18, "memory": 0.2, "tools": 0.2, "no_tool": 0.05, "agent": 0.1},
+    "context extension": {"arithmetic": 0.14, "memory": 0.2, "tools": 0.18, "no_tool": 0.08, "agent": 0.1},
+    "post-training": {"arithmetic": 0.18, "memory": 0.17, "tools": 0.22, "no_tool": 0.11, "agent": 0.13},
 }
 
 

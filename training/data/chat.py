@@ -18,6 +18,13 @@ NOTE = (
     "When multiple functions need to be called simultaneously, each function call should be wrapped in its own "
     f"{CALL} tag and placed consecutively. For example:\n{_EXAMPLE}{_EXAMPLE}"
 )
+HEAD = "## Tools\nYou have access to the following tools: \n\n### Tool namespace: function\n\n"
+NAME, DESCRIPTION, SCHEMA = "#### Tool name: ", "\n\nDescription: ", "\n\nInputSchema: \n"
+TAIL = f"{NOTE}\n\n## Messages\n"
+ROUND, USER = "[Round ", "] USER:"
+ROLES = tuple(f"{role}:" for role in ("SYSTEM", "ASSISTANT", "TOOL"))
+# What every dialogue has between the words of its own; all but the tools' in a dialogue's middle begin with a space.
+FIXED = (HEAD, NAME, DESCRIPTION, SCHEMA, TAIL, ROUND, f" {ROUND}", USER, *ROLES, *(f" {role}" for role in ROLES))
 Segment = tuple[str, bool]  # text, and whether the model has to generate it
 
 
@@ -25,13 +32,12 @@ def tools_block(tools: tuple[dict[str, Any], ...]) -> str:
     """Returns the text before the messages, which declares the tools; empty without tools."""
     if not tools:
         return ""
-    parts = ["## Tools\nYou have access to the following tools: \n\n### Tool namespace: function\n\n"]
+    parts = [HEAD]
     for tool in tools:
         function = tool["function"]
         schema = json.dumps(function["parameters"], indent=2)
-        parts.append(f"#### Tool name: {function['name']}\n\nDescription: {function['description']}\n\n")
-        parts.append(f"InputSchema: \n{schema}\n\n")
-    return "".join(parts) + NOTE + "\n\n## Messages\n"
+        parts.append(f"{NAME}{function['name']}{DESCRIPTION}{function['description']}{SCHEMA}{schema}\n\n")
+    return "".join(parts) + TAIL
 
 
 def reply(message: dict[str, Any]) -> str:
@@ -54,7 +60,7 @@ def segments(dialogue: Dialogue) -> list[Segment]:
             parts += [(f"{prompt}{gap}ASSISTANT:", False), (reply(message) + END, True)]
             prompt = ""
         elif role == "user":
-            prompt += f"{gap}[Round {rounds}] USER:{message['content']}"
+            prompt += f"{gap}{ROUND}{rounds}{USER}{message['content']}"
             rounds += 1
         else:
             prompt += f"{gap}{role.upper()}:{message['content']}"

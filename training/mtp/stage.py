@@ -6,6 +6,7 @@ Legend: T tokens of all groups, D hidden, A places whose next token is an answer
 from __future__ import annotations
 
 import time
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from random import Random
@@ -14,6 +15,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from training.data.batches import Batch
 from training.data.corpus import Source
 from training.data.dialogues import dialogues
 from training.export.read import digest, load_exported, read_tensors, trunk_of
@@ -22,6 +24,15 @@ from training.mtp.batches import ordinals, own_batch
 from training.mtp.head import MtpHead
 from training.recipe import MtpRecipe
 from training.stage import Stage, StepReport
+
+
+@dataclass(frozen=True)
+class Lesson:
+    """Dialogues with answers of the trunk's own, its normed output, and its logits where an answer's token is next."""
+
+    batch: Batch
+    hidden_TD: Tensor
+    target_AV: Tensor
 
 
 @dataclass(frozen=True)
@@ -39,8 +50,19 @@ class Mtp(Stage):
 
     name = "MTP module"
 
-    def __init__(self, path: Path, model: Path, seed: int, recipe: MtpRecipe, source: Source | None = None) -> None:
-        """`source`: the dialogues that it learns from; without one, those of training/data/dialogues."""
+    def __init__(
+        self,
+        path: Path,
+        model: Path,
+        seed: int,
+        recipe: MtpRecipe,
+        source: Source | None = None,
+        threads: int = 1,
+    ) -> None:
+        """`source`: the dialogues that it learns from; without one, those of training/data/dialogues.
+
+        With more than one of `threads`, which change no bit, the trunk answers the next step's dialogues during a step.
+        """
         self.model, self.seed, self.recipe = model, seed, recipe
         self.trunk, self.tokenizer = load_exported(model, torch.float32)
         self.trunk.requires_grad_(False)
@@ -48,19 +70,32 @@ class Mtp(Stage):
         self.head.initialise(seed, self.trunk)
         identity = {"trunk": digest(trunk_of(read_tensors(model))), "seed": seed, "mtp": asdict(recipe)}
         self._dialogues = source.dialogues if source else dialogues
+        self._ahead: Future[Lesson] | None = None
+        self._pool = ThreadPoolExecutor(1, "trunk", torch.set_num_threads, (1,)) if threads > 1 else None
         super().__init__(path, identity | ({"source": asdict(source)} if source else {}), self.head, recipe)
+
+    def _lesson(self, step: int) -> Lesson:
+        """Returns what a step learns from: a function of the trunk, the seed and the step."""
+        recipe = self.recipe
+        first = recipe.first_dialogue + step * recipe.batch_dialogues
+        stream = list(self._dialogues(self.seed, first, recipe.batch_dialogues))
+        batch = own_batch(self.trunk, self.tokenizer, stream, Random(f"caracal drafts {self.seed} {step}"), recipe)
+        with torch.no_grad():
+            hidden_TD = self.trunk.norm(self.trunk.states(batch.ids_T, batch.groups))
+            return Lesson(batch, hidden_TD, self.trunk.lm_head(hidden_TD[batch.wanted_A]).float())
+
+    def _next_lesson(self) -> Lesson:
+        lesson = self._ahead.result() if self._ahead else self._lesson(self.step)
+        more = self.step + 1 < self.recipe.steps
+        self._ahead = self._pool.submit(self._lesson, self.step + 1) if self._pool and more else None
+        return lesson
 
     def advance(self) -> MtpReport:
         recipe, begun = self.recipe, time.perf_counter()
-        first = recipe.first_dialogue + self.step * recipe.batch_dialogues
-        stream = list(self._dialogues(self.seed, first, recipe.batch_dialogues))
-        rng = Random(f"caracal drafts {self.seed} {self.step}")
-        batch = own_batch(self.trunk, self.tokenizer, stream, rng, recipe)
-        with torch.no_grad():
-            hidden_TD = self.trunk.norm(self.trunk.states(batch.ids_T, batch.groups))
-            target_AV = self.trunk.lm_head(hidden_TD[batch.wanted_A]).float()
+        lesson = self._next_lesson()
+        batch, hidden_TD = lesson.batch, lesson.hidden_TD
         outputs = self.head(self.trunk, batch.ids_T, hidden_TD, batch.groups, recipe.passes)
-        loss, accepted = self._loss(outputs, target_AV, batch.wanted_A)
+        loss, accepted = self._loss(outputs, lesson.target_AV, batch.wanted_A)
         loss.backward()
         scale = self.optimizer.scale(self.step)
         self.optimizer.step(self.step)
