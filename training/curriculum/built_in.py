@@ -17,10 +17,9 @@ MIXTURES = Path(__file__).parent / "mixtures.json"  # what `python -m training.c
 # Queries, keys and values are equally wide: torch has a fast attention on CPUs for no other ones.
 MODEL = ModelConfig(kv_lora_rank=64, qk_nope_head_dim=32, v_head_dim=48)
 
-# Each roll-out is learned about once, and gently: at four times the rates, twice as often, the model learned the words
-# of its roll-outs by heart and copied unseen ones worse than before.
+# Each roll-out is learned about once, and gently, or the model learns the words of its roll-outs by heart.
 AGENTIC = AgenticRecipe(steps=40, rates=((0, 1.0), (10, 1.0), (40, 0.0)), matrix_rate=0.001, vector_rate=0.00025)
-# Many small steps: with 160 of 32 dialogues, as long a stage, drafts are accepted less often (70 % for 75 %).
+# Many small steps rather than few large ones.
 MTP = MtpRecipe(steps=450, batch_dialogues=12, groups=4, rates=((0, 1.0), (150, 1.0), (450, 0.0)))
 
 

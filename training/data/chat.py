@@ -23,7 +23,7 @@ NAME, DESCRIPTION, SCHEMA = "#### Tool name: ", "\n\nDescription: ", "\n\nInputS
 TAIL = f"{NOTE}\n\n## Messages\n"
 ROUND, USER = "[Round ", "] USER:"
 ROLES = tuple(f"{role}:" for role in ("SYSTEM", "ASSISTANT", "TOOL"))
-# What every dialogue has between the words of its own; all but the tools' in a dialogue's middle begin with a space.
+# What the format writes around a dialogue's own texts; a round or role that is not the first has a space before it.
 FIXED = (HEAD, NAME, DESCRIPTION, SCHEMA, TAIL, ROUND, f" {ROUND}", USER, *ROLES, *(f" {role}" for role in ROLES))
 Segment = tuple[str, bool]  # text, and whether the model has to generate it
 
