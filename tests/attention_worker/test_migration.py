@@ -228,6 +228,19 @@ def test_nobody_at_the_address_another_salt_and_a_worker_without_pages() -> None
     run(body)
 
 
+def test_who_lacks_tokens_that_were_not_delivered_is_the_successor_and_a_sequence_that_begins_alike_is_not() -> None:
+    async def body() -> None:
+        async with worker(SIZES) as source, worker(SIZES) as successor, worker(SIZES) as other:
+            got = await drained(source)
+            await continued(other, [((token + 1) % 89 + 1, checksum) for token, checksum in got], source.target)
+            (own,) = source.engine.exchange.handed_over.values()
+            assert len(own) > whole(got[:-20])
+            await continued(successor, got[:-20], source.target)
+            assert not source.engine.exchange.handed_over
+
+    run(body)
+
+
 def test_what_is_computed_sooner_is_not_fetched() -> None:
     async def body() -> None:
         async with worker(SIZES) as source, worker(SIZES) as successor:

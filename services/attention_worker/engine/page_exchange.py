@@ -29,7 +29,8 @@ class PageExchange:
 
     def __init__(self, cache: KvCache, put: Callable[[Command], bool]) -> None:
         self._cache, self._put = cache, put
-        self.handed_over: set[bytes] = set()  # of each sequence that was evicted, the name of its last full page
+        # Of each sequence that was evicted and not asked for yet: the names of its full pages, by the last of them.
+        self.handed_over: dict[bytes, frozenset[bytes]] = {}
 
     @property
     def page_bytes(self) -> int:
@@ -52,8 +53,18 @@ class PageExchange:
         """Notes sequences that are about to be evicted, and continue elsewhere. A command of the engine."""
         for sequence in sequences:
             names = sequence.names.of(sequence.ids, sequence.cached) if sequence.names is not None else []
-            self.handed_over |= set(names[-1:])
+            if names:
+                self.handed_over[names[-1]] = frozenset(names)
         return []
+
+    def asked_for(self, names: Sequence[bytes]) -> None:
+        """Notes that nobody else will ask for the sequence whose pages have these names, from the first on.
+
+        A successor has as many tokens as were delivered, which may be fewer than were computed, and fill fewer pages.
+        """
+        for last, own in list(self.handed_over.items()):
+            if last in names or (names and names[-1] in own):
+                self.handed_over.pop(last, None)
 
     def _ask(self, ask: Callable[[], Result]) -> Future[Result]:
         future: Future[Result] = Future()

@@ -50,7 +50,7 @@ class PageServer:
         try:
             async for reply in self._read(names[request.first :]):
                 yield reply
-            self._exchange.handed_over.difference_update(names)
+            self._exchange.asked_for(names)
         except RuntimeError as error:
             raise CallRejected(grpc.StatusCode.UNAVAILABLE, str(error)) from None
         finally:
