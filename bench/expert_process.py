@@ -13,10 +13,11 @@ import numpy as np
 from caracal_proto import expert_pb2, expert_pb2_grpc, placement_pb2
 from caracal_proto.placements import layer_of, pack_experts
 
-from bench.processes import PATH, free_port, process, redis_server
+from bench.processes import PATH, process, redis_server
 from services.checkpoint.config import ModelConfig
 from services.checkpoint.reader import Checkpoint
 from services.local.settings import LocalSettings
+from services.process.addresses import free_port
 
 START_S, LOAD_S = 60.0, 300.0
 EPOCH = 1

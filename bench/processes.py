@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import socket
 import subprocess
 import sys
 import time
@@ -17,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from services.local.settings import LocalSettings
+from services.process.addresses import free_port
 from services.transport.native_extension import unavailable
 
 REPO = Path(__file__).resolve().parent.parent
@@ -26,12 +26,6 @@ NOTHING: Mapping[str, str] = {}
 ROUTER = "services.router"
 PROXY_HOST = "127.0.0.2"  # of proxies before workers
 PATH = os.pathsep.join([*_OURS, *filter(None, [os.environ.get("PYTHONPATH")])])
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 @contextmanager

@@ -20,7 +20,8 @@ from typing import Any
 import psutil
 import redis
 
-from bench.processes import PATH, REPO, free_port, process, redis_server, rss_bytes, wait_for
+from bench.processes import PATH, REPO, process, redis_server, rss_bytes, wait_for
+from services.process.addresses import free_port
 
 PROBE_S = 0.004
 LAG = "caracal_event_loop_lag_seconds"

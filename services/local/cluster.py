@@ -9,6 +9,7 @@ import os
 import secrets
 import shutil
 import signal
+import socket
 import sys
 import tempfile
 import time
@@ -20,13 +21,13 @@ import structlog
 
 from services.checkpoint.ngram import TABLES_FOLDER
 from services.checkpoint.tables_folder import remove_unused_tables
-from services.local.redis_server import free_port, start_redis
+from services.local.redis_server import start_redis
 from services.local.settings import LocalSettings
 from services.local.spares import Spares
 from services.membership.desired import MAX_WORKERS, SCALED
 from services.membership.redis import Membership, RedisUnavailable
 from services.process import children
-from services.process.addresses import authority, loopback_of, on_this_machine
+from services.process.addresses import authority, held_port, loopback_of, on_this_machine
 from services.process.children import Child
 from services.process.settings import InvalidSetting
 from services.security.cluster_key import ClusterKey, key_violation
@@ -59,11 +60,12 @@ class LocalCluster:
         text, named = given_key()
         self.settings = settings
         self.directory = Path(tempfile.mkdtemp(prefix="caracal-"))
-        self._redis_port = free_port()
-        ports = [free_port(settings.host) for _ in range(settings.routers)]
+        self._held: list[socket.socket] = []
+        self._redis_port = self._hold("127.0.0.1")
+        ports = [self._hold(settings.host) for _ in range(settings.routers)]
         self._ports = [settings.port or ports[0], *ports[1:]]
         self._admin_host = loopback_of(settings.host)
-        admin = [free_port(self._admin_host) for _ in range(settings.routers)]
+        admin = [self._hold(self._admin_host) for _ in range(settings.routers)]
         self._admin_ports = [settings.admin_port or admin[0], *admin[1:]]
         self.redis_url = f"redis://127.0.0.1:{self._redis_port}/0"
         self.cluster = "caracal"
@@ -80,6 +82,11 @@ class LocalCluster:
             from services.local.certificates import make_certificates  # with a package that only --tls needs
 
             make_certificates(self._certificates, self.cluster)
+
+    def _hold(self, host: str) -> int:
+        """A port of its own until the cluster stops, restarts of the process that listens on it included."""
+        self._held.append(held_port(host))
+        return int(self._held[-1].getsockname()[1])
 
     @property
     def urls(self) -> list[str]:
@@ -144,6 +151,8 @@ class LocalCluster:
             for child in running:
                 child.signal(signal.SIGKILL)
                 child.process.wait()
+            for holder in self._held:
+                holder.close()
             shutil.rmtree(self.directory, ignore_errors=True)
             await self._remove_tables()
 

@@ -2,18 +2,12 @@
 
 from __future__ import annotations
 
-import errno
 import importlib.util
 import os
-import random
 import shutil
 from pathlib import Path
 
-from services.process.addresses import CannotListen, bound_socket
 from services.process.children import Child, start
-
-PORTS = range(20_000, 32_000)
-TRIES = 20
 
 
 class NoRedis(Exception):
@@ -34,16 +28,3 @@ def start_redis(port: int, directory: Path) -> Child:
     """Starts a server that listens on 127.0.0.1:`port` and logs to `directory`. Raises NoRedis."""
     command = [binary(), "--port", str(port), "--bind", "127.0.0.1", "--save", "", "--appendonly", "no"]
     return start("redis", [*command, "--dir", str(directory)], directory / "redis.log", {})
-
-
-def free_port(host: str = "127.0.0.1") -> int:
-    """A port that nobody listens on, below those that the system gives to whoever connects. Raises CannotListen."""
-    for _ in range(TRIES):
-        try:
-            with bound_socket(host, random.choice(PORTS)) as probe:
-                return int(probe.getsockname()[1])
-        except CannotListen as error:
-            if error.why != errno.EADDRINUSE:
-                raise
-    with bound_socket(host, 0) as probe:
-        return int(probe.getsockname()[1])

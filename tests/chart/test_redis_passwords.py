@@ -11,8 +11,9 @@ from pathlib import Path
 import pytest
 from support.chart_objects import Chart, Object, environment, find
 
-from services.local.redis_server import binary, free_port
+from services.local.redis_server import binary
 from services.membership.redis import Membership, RedisUnavailable
+from services.process.addresses import free_port
 from services.process.redis_url import with_password
 from services.process.settings import InvalidSetting
 from services.router.settings import RouterSettings

@@ -18,9 +18,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from support.cluster_harness import until
 
-from services.local.redis_server import free_port, start_redis
+from services.local.redis_server import start_redis
 from services.membership.record import WorkerRecord
 from services.membership.redis import Membership, RedisUnavailable
+from services.process.addresses import free_port
 from services.process.children import Child, end, start
 
 pytestmark = pytest.mark.processes

@@ -13,8 +13,9 @@ from pathlib import Path
 import pytest
 import redis
 
-from services.local.redis_server import binary, free_port
+from services.local.redis_server import binary
 from services.membership.redis import Membership, RedisUnavailable
+from services.process.addresses import free_port
 
 pytestmark = pytest.mark.processes
 

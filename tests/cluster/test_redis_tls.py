@@ -12,8 +12,9 @@ from urllib.parse import quote
 import pytest
 
 from k8s.e2e.own_authority import issue
-from services.local.redis_server import binary, free_port
+from services.local.redis_server import binary
 from services.membership.redis import Membership, RedisUnavailable
+from services.process.addresses import free_port
 from services.process.redis_url import url_violation, with_authorities
 from services.process.settings import InvalidSetting
 from services.router.settings import RouterSettings

@@ -14,10 +14,11 @@ import pytest
 import redis
 from support.cluster_harness import CALLERS, running_cluster, until
 
-from services.local.redis_server import free_port, start_redis
+from services.local.redis_server import start_redis
 from services.membership.record import WorkerRecord
 from services.membership.redis import Membership, RedisUnavailable
 from services.membership.two_redis import AGAIN_S
+from services.process.addresses import free_port
 from services.process.children import Child, end
 from services.process.settings import InvalidSetting
 from services.router.settings import RouterSettings

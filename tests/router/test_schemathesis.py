@@ -15,7 +15,8 @@ from support.fake_attention import FakeAttention, answers_with
 from support.gateway_assets import EOS, write_assets
 from support.gateway_harness import Harness
 
-from services.local.redis_server import free_port, start_redis
+from services.local.redis_server import start_redis
+from services.process.addresses import free_port
 from services.process.children import end
 
 pytestmark = pytest.mark.processes

@@ -19,7 +19,8 @@ from support.fake_attention import FakeAttention, answers_with
 from support.gateway_assets import EOS
 from support.gateway_harness import MODEL, Harness
 
-from services.local.redis_server import free_port, start_redis
+from services.local.redis_server import start_redis
+from services.process.addresses import free_port
 from services.process.children import Child, end
 from services.router.gateway.responses_api.records import MAX_BYTES, BadRecord, Record
 

@@ -4,21 +4,14 @@ from __future__ import annotations
 
 import os
 import signal
-import socket
 import time
 import traceback
 from collections.abc import Callable
 
 import torch._inductor  # noqa: F401 - deterministic algorithms need it, and it takes seconds: once, not in each rank
 
+from services.process.addresses import free_port
 from training.distributed.team import Team, join_team, leave_team
-
-
-def free_port() -> int:
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        port: int = listener.getsockname()[1]
-    return port
 
 
 def start_ranks(ranks: int, sharing: int | None, work: Callable[[Team], None]) -> list[int]:

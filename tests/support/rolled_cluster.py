@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import os
 import signal
-import socket
 import subprocess
 import sys
 import threading
@@ -17,6 +16,8 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from support.worker_processes import REPO, Store, redis_store
+
+from services.process.addresses import free_port
 
 READY_S = 60.0
 Process = subprocess.Popen[bytes]
@@ -105,12 +106,6 @@ def rolled_cluster(folder: Path, model: Path, **variables: str) -> Iterator[Roll
             yield cluster
         finally:
             cluster.stop()
-
-
-def free_port() -> int:
-    with socket.socket() as one:
-        one.bind(("127.0.0.1", 0))
-        return int(one.getsockname()[1])
 
 
 def until_ok(url: str) -> None:

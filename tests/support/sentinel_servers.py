@@ -15,7 +15,8 @@ from urllib.parse import quote
 
 import redis
 
-from services.local.redis_server import binary, free_port
+from services.local.redis_server import binary
+from services.process.addresses import free_port
 
 REPO = Path(__file__).resolve().parents[2]
 NAME, PASSWORD = "lead", "p@ss/w?rd#"

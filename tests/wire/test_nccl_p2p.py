@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import re
-import socket
 import subprocess
 import sys
 
@@ -13,13 +12,9 @@ import torch
 from support.expert_workers import REPO
 from support.nccl_peer import DONE
 
+from services.process.addresses import free_port
+
 NOT_ALLOWED = r"Duplicate GPU|Multiple Ranks are using the same GPU|invalid usage"
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU here: P2P groups are tested over gloo only")
