@@ -126,7 +126,7 @@ e2e-k8s: $(VENV)/.dev $(VENV)/.helm
 
 # TRAIN='--steps 20 --out DIR' and the like.
 train: $(VENV)/.dev
-	$(BIN)/python -m training $(TRAIN)
+	$(BIN)/python -m training.curriculum $(TRAIN)
 
 # BENCH='--rounds 5' and the like. --smoke runs beside llama.cpp only where that is installed already.
 bench: $(VENV)/.dev $(if $(findstring --smoke,$(BENCH)),,$(VENV)/.bench)

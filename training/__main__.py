@@ -44,6 +44,7 @@ from training.stability.metrics import TrainingMetrics
 from training.trunk import Trunk
 
 HERE = Path(__file__).parent
+BUILT = HERE.parent / "build" / "training"
 PARTS = (
     "controller",
     "balance",
@@ -103,8 +104,8 @@ def metrics_at(port: int | None, console: Console) -> TrainingMetrics:
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m training", description=__doc__)
     parser.add_argument("--run", type=Path, default=HERE / "runs" / "tiny", help="folder of checkpoints and logs")
-    parser.add_argument("--out", type=Path, default=HERE.parent / "models" / "caracal-tiny")
-    parser.add_argument("--docs", type=Path, default=HERE.parent / "docs", help="where the log and the plots go")
+    parser.add_argument("--out", type=Path, default=BUILT / "model", help="where the model goes")
+    parser.add_argument("--docs", type=Path, default=BUILT / "docs", help="where the log and the plots go")
     parser.add_argument("--seed", type=int, default=Recipe.seed)
     parser.add_argument("--steps", type=int, default=TrunkRecipe.steps, help="fewer only to try the program out")
     parser.add_argument("--mtp-steps", type=int, default=MtpRecipe.steps, help="of the MTP module; likewise")
@@ -156,7 +157,10 @@ def finish(
         mtp = Mtp(arguments.run / "mtp", arguments.out, recipe.seed, recipe.mtp)
         mtp.run(console, metrics.show)
         mtp.publish()
-    console.print(f"exported to {arguments.out}; evaluate with: python -m training.evaluate --offline")
+    console.print(
+        f"exported to {arguments.out}; evaluate with: "
+        f"python -m training.evaluate --offline --data dialogues --model {arguments.out}"
+    )
 
 
 if __name__ == "__main__":

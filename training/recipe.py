@@ -105,7 +105,6 @@ class MtpRecipe:
     first_dialogue: int = 100_000
     batch_dialogues: int = 32
     groups: int = 8
-    answer_tokens: int = 96  # an answer that has not ended is cut here
     passes: int = 3  # drafts per place that are learned: as many as a server may ask for
     warmup: int = 20
     rates: tuple[tuple[int, float], ...] = ((0, 1.0), (100, 1.0), (300, 0.0))

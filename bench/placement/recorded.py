@@ -19,7 +19,8 @@ from bench.arguments import file, number
 from bench.placement.simulation import Floats
 from bench.processes import REPO
 from training.data.batches import batch
-from training.data.dialogues import HELD_OUT, Dialogue, dialogues
+from training.data.corpus import Source
+from training.data.dialogues import HELD_OUT, Dialogue
 from training.export.read import load_exported
 
 MODEL = REPO / "models" / "caracal-tiny"
@@ -50,8 +51,9 @@ def record(minutes: int, each: int) -> dict[str, object]:
 
 
 def _parts(minutes: int, each: int) -> Iterator[list[Dialogue]]:
-    any_ = dialogues(HELD_OUT, 0, POOL)
-    with_tools = (dialogue for dialogue in dialogues(HELD_OUT + 2, 0, POOL) if dialogue.tools)
+    corpus = Source()
+    any_ = corpus.dialogues(HELD_OUT, 0, POOL)
+    with_tools = (dialogue for dialogue in corpus.dialogues(HELD_OUT + 2, 0, POOL) if dialogue.tools)
     for minute in range(minutes):
         yield list(islice(any_ if minute < minutes // 2 else with_tools, each))
 

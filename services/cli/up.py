@@ -34,8 +34,8 @@ The model has no chat template: it continues text, and /v1/chat/completions is c
 
 """
 BUILT_IN_MODEL = """\
-The built-in model knows arithmetic, counting, unit conversion, recalling facts from the chat, and
-tool calls. It does not answer free conversation such as 'hello'.
+The built-in model is a small one: it adds, counts, converts units, remembers what it is told, and calls tools.
+Asked for anything else, it says so.
 
 """
 

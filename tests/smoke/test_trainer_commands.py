@@ -13,11 +13,12 @@ pytestmark = pytest.mark.processes
 
 
 def test_train_and_evaluate(shell: Shell) -> None:
-    folders = [f"--{name} {shell.folder / 'trained' / name}" for name in ("run", "out", "docs")]
-    shell.run("make", "train", f"TRAIN=--steps 2 --mtp-steps 0 {' '.join(folders)}")
+    folders = [part for name in ("run", "out", "docs") for part in (f"--{name}", str(shell.folder / "trained" / name))]
+    shell.run("python", "-m", "training", "--steps", "2", "--mtp-steps", "0", *folders)
     assert (shell.folder / "trained" / "out" / "config.json").exists()
     assert (shell.folder / "trained" / "docs" / "training.png").exists()
-    assert "exact" in shell.run("python", "-m", "training.evaluate", "--offline", "--dialogues", "4")
+    few = ("--dialogues", "4", "--data", "dialogues", "--model", str(shell.folder / "trained" / "out"))
+    assert "exact" in shell.run("python", "-m", "training.evaluate", "--offline", *few)
 
 
 def test_train_on_two_ranks(shell: Shell) -> None:

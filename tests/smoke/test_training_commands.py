@@ -28,13 +28,13 @@ def test_the_whole_curriculum(shell: Shell) -> None:
     few = ("--steps", "4", "--rounds", "1", "--train-tasks", "1", "--samples", "1", "--agentic-steps", "1")
     fewer = ("--mtp-steps", "0", "--tasks", "2", "--trials", "1", "--dialogues", "2", "--threads", "1")
     folders = [part for name in ("run", "out", "docs") for part in (f"--{name}", str(folder / name))]
-    assert "drafts accepted" in shell.run("python", "-m", "training.curriculum", *few, *fewer, *folders)
+    assert "drafts accepted" in shell.run("make", "train", f"TRAIN={' '.join((*few, *fewer, *folders))}")
     config = json.loads((folder / "out" / "config.json").read_text())
     assert (config["num_nextn_predict_layers"], config["rope_theta"]) == (1, 50_000.0)
     assert set(json.loads((folder / "docs" / "curriculum.json").read_text())["exact"]) == {"seen", "words", "all"}
     assert list(json.loads((folder / "docs" / "agentic.json").read_text())["results"]) == ["before", "after round 1"]
     assert len(list((folder / "docs").glob("*.png"))) == 3
-    unseen = ("--data", "corpus", "--words", "all", "--dialogues", "2", "--model", str(folder / "out"))
+    unseen = ("--words", "all", "--dialogues", "2", "--model", str(folder / "out"))
     assert "exact" in shell.run("python", "-m", "training.evaluate", "--offline", *unseen)
 
 

@@ -33,7 +33,7 @@ SMOKE = {
     "python -m training.curriculum.short_run": "test_a_short_run_has_the_bits_that_are_kept",
     "python -m training.evaluate --data": "test_the_whole_curriculum",
     "python -m training.evaluate --offline": "test_train_and_evaluate",
-    "make train": "test_train_and_evaluate",
+    "make train": "test_the_whole_curriculum",
     "python -m training.grow": "test_grow",
     "python -m training.experiments.transfer": "test_experiment_of_transfer",
     "python -m training.experiments.growth": "test_experiment_of_growth",

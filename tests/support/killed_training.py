@@ -35,7 +35,7 @@ TRUNK = TrunkRecipe(
     check_dialogues=1,
     save_every=3,
 )
-MTP = MtpRecipe(steps=8, batch_dialogues=1, groups=1, answer_tokens=3, warmup=4, check_every=3, save_every=2)
+MTP = MtpRecipe(steps=8, batch_dialogues=1, groups=1, warmup=4, check_every=3, save_every=2)
 RECIPE = Recipe(model=ModelConfig(**SIZES), trunk=TRUNK, mtp=MTP, determinism=True)
 
 

@@ -10,6 +10,7 @@ import pytest
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from training.data.chat import FIXED, segments, tools_block
+from training.data.corpus import Source
 from training.data.dialogues import HELD_OUT, Dialogue, dialogue_at, dialogues
 from training.data.tokenizer import train_tokenizer
 from training.experiments.quality import score
@@ -122,7 +123,7 @@ def test_segments_encode_as_the_whole_text_does() -> None:
 
 def test_exported_model_answers_and_uses_the_targeted_number_of_ffn_experts() -> None:
     model, tokenizer = load_exported(MODEL)
-    result = score(model, tokenizer, list(dialogues(HELD_OUT + 2, 0, 60)))
+    result = score(model, tokenizer, list(Source().dialogues(HELD_OUT + 2, 0, 60)))
     assert result.share >= 0.9
     for layer in result.usage:
         assert layer.mean == pytest.approx(ControllerRecipe.ffn_experts, rel=0.05)

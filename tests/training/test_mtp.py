@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import math
 from pathlib import Path
-from random import Random
 
 import pytest
 import torch
@@ -14,7 +13,8 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from services.checkpoint.reader import Checkpoint
-from training.data.batches import encode, pad
+from training.data.batches import batch_of, encode, pad
+from training.data.corpus import Source
 from training.data.dialogues import HELD_OUT, dialogues
 from training.export.read import MTP, digest, load_exported, load_head, read_tensors, trunk_of
 from training.export.write import export
@@ -23,7 +23,7 @@ from training.model.config import ModelConfig
 from training.model.longcat_flash import LongcatFlash
 from training.mtp.acceptance import Drafting, measure
 from training.mtp.answers import Answer, complete
-from training.mtp.batches import asked, ordinals, own_batch, spans
+from training.mtp.batches import asked, ordinals, spans
 from training.mtp.head import MtpHead, MtpLayer
 from training.mtp.stage import Mtp
 from training.recipe import MtpRecipe, Recipe
@@ -33,7 +33,7 @@ ROOT = Path(__file__).parents[2]
 MODEL = ROOT / "models" / "caracal-tiny"
 RESULT = ROOT / "bench" / "results" / "builtin-mtp.json"
 SMALL = ModelConfig(num_layers=1, hidden_size=32, ffn_hidden_size=32, expert_ffn_hidden_size=16)
-RECIPE = MtpRecipe(steps=4, batch_dialogues=3, groups=2, answer_tokens=8, warmup=2)
+RECIPE = MtpRecipe(steps=4, batch_dialogues=3, groups=2, warmup=2)
 NAMES = {
     "embed_tokens.weight",
     "norm.weight",
@@ -120,13 +120,14 @@ def test_every_pass_equals_drafting_row_by_row_with_a_cache() -> None:
     ids = encode(tokenizer, next(dialogues(21, 0, 1)))[0][:40]
     padded = pad([ids, ids[:25]], 1)  # the second row only shows that rows do not see each other
     hidden_TD = trunk.norm(trunk.states(padded.ids_T, padded.groups))
-    outputs = head(trunk, padded.ids_T, hidden_TD, padded.groups, 3)
     start = padded.starts[0]
+    rows_A = start + torch.arange(len(ids) - 1)
+    outputs = head(trunk, padded.ids_T, hidden_TD, padded.groups, rows_A, 3)
     rows = OneByOne(trunk, head)
     for position in range(len(ids) - 3):
         drafted = rows.draft(ids[position + 1 : position + 4], hidden_TD[start + position])
         for number, expected_D in enumerate(drafted):
-            torch.testing.assert_close(outputs[number][start + position + number], expected_D, atol=2e-5, rtol=0)
+            torch.testing.assert_close(outputs[number][position + number], expected_D, atol=2e-5, rtol=0)
 
 
 @torch.no_grad()
@@ -155,14 +156,33 @@ def test_an_answer_stops_at_its_limit() -> None:
     assert answer.ids == [9] * 5
 
 
-def test_a_batch_ends_with_the_trunks_own_answers(small: Path) -> None:
-    trunk, tokenizer = load_exported(small)
-    stream = list(dialogues(23, 0, 6))
-    batch = own_batch(trunk, tokenizer, stream, Random(1), RECIPE)
-    expected = {id for dialogue in stream for id in encode(tokenizer, dialogue)[0]}
-    assert set(batch.target_A.tolist()) - expected, "an untrained trunk says what no dialogue does"
+def test_where_answers_are() -> None:
     assert ordinals(torch.tensor([4, 5, 6, 9, 20, 21])).tolist() == [0, 1, 2, 0, 0, 1]
     assert spans([False, True, True, False, True]) == [(1, 3), (4, 5)]
+
+
+def test_rows_that_draft_alone_or_with_others(small: Path) -> None:
+    """Rows of one answer and those of all, in any order, in one group or several: the same drafts."""
+    trunk, tokenizer = load_exported(small, torch.float32)
+    head = random_head(trunk)
+    encoded = [encode(tokenizer, dialogue) for dialogue in dialogues(24, 0, 5)]
+    hidden: dict[int, list[Tensor]] = {}
+    for groups in (1, 2):
+        batch = batch_of(encoded, groups)
+        hidden_TD = trunk.norm(trunk.states(batch.ids_T, batch.groups))
+        rows_A = batch.wanted_A[ordinals(batch.wanted_A) > 0] - 1
+        hidden[groups] = head(trunk, batch.ids_T, hidden_TD, batch.groups, rows_A, 3)
+        order = torch.randperm(len(rows_A), generator=torch.Generator().manual_seed(1))
+        mixed = head(trunk, batch.ids_T, hidden_TD, batch.groups, rows_A[order], 3)
+        for whole_AD, mixed_AD in zip(hidden[groups], mixed, strict=True):
+            assert torch.equal(whole_AD[order], mixed_AD)
+        alone = head(trunk, batch.ids_T, hidden_TD, batch.groups, rows_A[:4], 1)
+        torch.testing.assert_close(alone[0], hidden[groups][0][:4], atol=2e-5, rtol=0)
+    ordinal_A = ordinals(rows_A)  # in its answer, of each row that drafts
+    for number, (one_AD, two_AD) in enumerate(zip(hidden[1], hidden[2], strict=True)):
+        meant_A = ordinal_A >= number
+        assert meant_A.sum() > 40
+        torch.testing.assert_close(one_AD[meant_A], two_AD[meant_A], atol=2e-5, rtol=0)
 
 
 def test_drafting_counts_what_a_server_does() -> None:
@@ -225,7 +245,7 @@ def test_what_is_shipped_is_what_was_measured() -> None:
 
 
 def test_shipped_drafts_are_accepted() -> None:
-    played = list(dialogues(HELD_OUT + 3, 0, 12))
+    played = list(Source().dialogues(HELD_OUT + 3, 0, 24))
     for temperature in (0.0, 1.0):
         single = measure(MODEL, played, HELD_OUT + 3, temperature)["by_draft_length"]["1"]
         assert single["drafted"] > 200

@@ -24,7 +24,7 @@ from training.agentic.casting import cast
 from training.agentic.rounds import Rounds
 from training.curriculum.built_in import AGENTIC, MTP, curriculum, recipe_of
 from training.curriculum.plot import draw_stages
-from training.data.corpus import NOVELTIES
+from training.data.corpus import NOVELTIES, Source
 from training.data.dialogues import HELD_OUT
 from training.data.held_out import held_out_dialogues
 from training.determinism.mode import make_deterministic
@@ -91,7 +91,7 @@ def train(arguments: argparse.Namespace, console: Console) -> dict[str, Any]:
     measured = argparse.Namespace(**vars(arguments) | {"seed": HELD_OUT + 1})
     found = rounds.run(measured, arguments.parallel, console)
     copy_model(found.pop("model"), arguments.out)
-    drafts = Mtp(run / "mtp", arguments.out, made.seed, made.mtp, source, arguments.threads)
+    drafts = Mtp(run / "mtp", arguments.out, made.seed, made.mtp, Source(), arguments.threads)
     drafts.run(console)
     drafts.publish()
     return found

@@ -19,8 +19,8 @@ MODEL = ModelConfig(kv_lora_rank=64, qk_nope_head_dim=32, v_head_dim=48)
 
 # Each roll-out is learned about once, and gently, or the model learns the words of its roll-outs by heart.
 AGENTIC = AgenticRecipe(steps=40, rates=((0, 1.0), (10, 1.0), (40, 0.0)), matrix_rate=0.001, vector_rate=0.00025)
-# Many small steps rather than few large ones.
-MTP = MtpRecipe(steps=450, batch_dialogues=12, groups=4, rates=((0, 1.0), (150, 1.0), (450, 0.0)))
+# Many small steps rather than few large ones, on as many dialogues of each kind, for drafts are hard to learn in all.
+MTP = MtpRecipe(steps=600, batch_dialogues=12, groups=4, rates=((0, 1.0), (200, 1.0), (600, 0.0)))
 
 
 @cache

@@ -1,6 +1,6 @@
 """`python -m training.curriculum.short_run` trains one step of each stage and prints the digest of the weights.
 
-It shows that the command that makes the built-in model makes the same bits again: on this machine in any number of
+The last stage is that of drafts. It shows that the command that makes the built-in model makes the same bits again: on this machine in any number of
 threads, and on machines whose matrix products have the bits of the one that wrote `short-run.json`.
 """
 
@@ -15,11 +15,14 @@ from pathlib import Path
 import torch
 from rich.console import Console
 
-from training.curriculum.built_in import curriculum, recipe_of
+from training.curriculum.built_in import MTP, curriculum, recipe_of
+from training.data.corpus import Source
 from training.determinism.mode import make_deterministic
 from training.execution import Execution
 from training.export.read import digest
-from training.recipe import AgenticRecipe, MtpRecipe, Recipe
+from training.export.write import export
+from training.mtp.stage import Mtp
+from training.recipe import AgenticRecipe, Recipe
 from training.trunk import Trunk
 
 KEPT = Path(__file__).parent / "short-run.json"
@@ -41,12 +44,16 @@ def machine() -> dict[str, str]:
 
 def short_run(threads: int) -> str:
     stages = curriculum()
-    made = recipe_of(Recipe.seed, stages.shortened(len(stages.stages)), AgenticRecipe(), MtpRecipe())
+    made = recipe_of(Recipe.seed, stages.shortened(len(stages.stages)), AgenticRecipe(), MTP)
     with tempfile.TemporaryDirectory(prefix="caracal-short-run-") as folder:
-        trunk = Trunk(Path(folder), made, Execution(threads=threads))
+        run, model = Path(folder), Path(folder) / "model"
+        trunk = Trunk(run / "trunk", made, Execution(threads=threads))
         while trunk.step < stages.shortened(len(stages.stages)).steps:
             trunk.advance()
-        return digest(trunk.model.state_dict())
+        export(trunk.model, trunk.tokenizer, model)
+        drafts = Mtp(run / "mtp", model, made.seed, MTP, Source(), threads)
+        drafts.advance()
+        return digest({**trunk.model.state_dict(), **drafts.head.state_dict(prefix="mtp.")})
 
 
 def main() -> None:

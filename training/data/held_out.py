@@ -24,8 +24,8 @@ def add_data_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--data",
         choices=["dialogues", "corpus"],
-        default="dialogues",
-        help="dialogues: what the shipped model was trained on; corpus: all kinds of the curriculum, evenly",
+        default="corpus",
+        help="corpus: all kinds of the curriculum, evenly; dialogues: the smaller world of experiments",
     )
     parser.add_argument(
         "--words",

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import argparse
+from dataclasses import replace
 from pathlib import Path
 
 import torch
 from rich.console import Console
 
-from training.curriculum.built_in import curriculum
+from training.curriculum.built_in import MTP
+from training.data.corpus import Source
 from training.mtp.stage import Mtp
 from training.recipe import MtpRecipe, Recipe
 
@@ -20,16 +22,15 @@ def main() -> None:
     parser.add_argument("--model", type=Path, default=HERE.parent / "models" / "caracal-tiny", help="the trunk")
     parser.add_argument("--run", type=Path, default=HERE / "runs" / "mtp", help="folder of checkpoint and log")
     parser.add_argument("--seed", type=int, default=Recipe.seed)
-    parser.add_argument("--steps", type=int, default=MtpRecipe.steps, help="fewer only to try the program out")
-    parser.add_argument(
-        "--data", choices=("corpus", "dialogues"), default="dialogues", help="what the trunk has learned"
-    )
+    parser.add_argument("--steps", type=int, help="fewer than the recipe's, only to try the program out")
+    parser.add_argument("--data", choices=("corpus", "dialogues"), default="corpus", help="what the trunk has learned")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
     console = Console()
-    source = curriculum().stages[-1].source if arguments.data == "corpus" else None
-    stage = Mtp(arguments.run, arguments.model, arguments.seed, MtpRecipe(steps=arguments.steps), source)
+    recipe, source = (MTP, Source()) if arguments.data == "corpus" else (MtpRecipe(), None)
+    recipe = replace(recipe, steps=arguments.steps or recipe.steps)
+    stage = Mtp(arguments.run, arguments.model, arguments.seed, recipe, source, arguments.threads)
     stage.run(console)
     stage.publish()
     console.print(f"added to {arguments.model}; measure with: python -m training.mtp.acceptance")

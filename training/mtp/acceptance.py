@@ -78,17 +78,19 @@ def verdicts_of(trunk: LongcatFlash, head: MtpHead, answers: list[Answer], group
     padded = pad([answer.prompt + answer.ids for answer in answers], groups)
     hidden_TD = trunk.norm(trunk.states(padded.ids_T, padded.groups))
     verdicts: list[Verdicts] = [[] for _ in answers]
-    for number, out_TD in enumerate(head(trunk, padded.ids_T, hidden_TD, padded.groups, PASSES), 1):
-        counts = [max(0, len(answer.ids) - number) for answer in answers]
-        rows_N = torch.cat(
-            [
-                torch.arange(count) + start + len(answer.prompt) + number - 2
-                for answer, start, count in zip(answers, padded.starts, counts, strict=True)
-            ]
-        )
-        drafts_N = draw(trunk.lm_head(out_TD[rows_N]), answers, counts, first=number)
+    counts = [len(answer.ids) - 1 for answer in answers]
+    rows_A = torch.cat(
+        [
+            torch.arange(count) + start + len(answer.prompt) - 1
+            for answer, start, count in zip(answers, padded.starts, counts, strict=True)
+        ]
+    )
+    for number, out_AD in enumerate(head(trunk, padded.ids_T, hidden_TD, padded.groups, rows_A, PASSES), 1):
+        behind_A = torch.cat([torch.arange(count) for count in counts]) >= number - 1
+        rows_N, left = rows_A[behind_A], [max(0, count - number + 1) for count in counts]
+        drafts_N = draw(trunk.lm_head(out_AD[behind_A]), answers, left, first=number)
         right_N = drafts_N == padded.ids_T[rows_N + 2]
-        for mine, right in zip(verdicts, right_N.split(counts), strict=True):
+        for mine, right in zip(verdicts, right_N.split(left), strict=True):
             mine.append(right.tolist())
     return verdicts
 

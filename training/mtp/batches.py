@@ -1,21 +1,12 @@
-"""What the MTP module learns from: dialogues that end with an answer of the trunk's own.
-
-Legend: T tokens of all groups, A places whose next token is an answer's, V vocabulary.
-"""
+"""Where the answers of encoded dialogues are. Legend: A places whose next token is an answer's."""
 
 from __future__ import annotations
 
-from random import Random
-
 import torch
-from tokenizers import Tokenizer
 from torch import Tensor
 
-from training.data.batches import Batch, Encoded, batch_of, encode
-from training.data.dialogues import Dialogue
-from training.model.longcat_flash import LongcatFlash
-from training.mtp.answers import LIMIT, Answer, complete
-from training.recipe import MtpRecipe
+from training.data.batches import Encoded
+from training.mtp.answers import LIMIT, Answer
 
 
 def spans(answer: list[bool]) -> list[tuple[int, int]]:
@@ -24,28 +15,11 @@ def spans(answer: list[bool]) -> list[tuple[int, int]]:
     return list(zip(edges[::2], edges[1::2], strict=True))
 
 
-def asked(encoded: Encoded, number: int, seed: int, temperature: float, limit: int = LIMIT) -> Answer:
+def asked(encoded: Encoded, number: int, seed: int, temperature: float) -> Answer:
     """Returns answer `number` as one to be given by the trunk; the expected answer is the first guess."""
     ids, answer = encoded
     begin, end = spans(answer)[number]
-    return Answer(ids[:begin], ids[begin : min(end, begin + limit)], seed, temperature, limit)
-
-
-def own_batch(
-    trunk: LongcatFlash, tokenizer: Tokenizer, dialogues: list[Dialogue], rng: Random, recipe: MtpRecipe
-) -> Batch:
-    """Cuts each dialogue behind one of its answers, which the trunk gives anew: half of them greedy, half sampled."""
-    encoded = [encode(tokenizer, dialogue) for dialogue in dialogues]
-    answers = [
-        asked(one, rng.randrange(len(spans(one[1]))), rng.getrandbits(62), rng.choice((0.0, 1.0)), recipe.answer_tokens)
-        for one in encoded
-    ]
-    complete(trunk, answers, recipe.groups)
-    cut = [
-        (answer.prompt + answer.ids, wanted[: len(answer.prompt)] + [True] * len(answer.ids))
-        for answer, (_, wanted) in zip(answers, encoded, strict=True)
-    ]
-    return batch_of(cut, recipe.groups)
+    return Answer(ids[:begin], ids[begin : min(end, begin + LIMIT)], seed, temperature)
 
 
 def ordinals(wanted_A: Tensor) -> Tensor:
