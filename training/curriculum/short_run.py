@@ -1,7 +1,8 @@
 """`python -m training.curriculum.short_run` trains one step of each stage and prints the digest of the weights.
 
-The last stage is that of drafts. It shows that the command that makes the built-in model makes the same bits again: on this machine in any number of
-threads, and on machines whose matrix products have the bits of the one that wrote `short-run.json`.
+The last stage is that of drafts. It shows that the command that makes the built-in model makes the same bits again: on
+this machine in any number of threads, and on machines whose matrix products have the bits of the one that wrote
+`short-run.json`.
 """
 
 from __future__ import annotations
