@@ -141,11 +141,16 @@ def main() -> None:
     model = trunk.whole_model()
     leave_team(team)
     if team.first:
-        finish(arguments, trunk, model, console, metrics)
+        finish(arguments, trunk, model, console, metrics, threads)
 
 
 def finish(
-    arguments: argparse.Namespace, trunk: Trunk, model: LongcatFlash, console: Console, metrics: TrainingMetrics
+    arguments: argparse.Namespace,
+    trunk: Trunk,
+    model: LongcatFlash,
+    console: Console,
+    metrics: TrainingMetrics,
+    threads: int,
 ) -> None:
     """What only the first rank does: export, plots, and the MTP module's stage."""
     recipe = trunk.recipe
@@ -154,7 +159,7 @@ def finish(
         return
     publish(trunk, model, arguments.out, arguments.docs)
     if recipe.mtp:
-        mtp = Mtp(arguments.run / "mtp", arguments.out, recipe.seed, recipe.mtp)
+        mtp = Mtp(arguments.run / "mtp", arguments.out, recipe.seed, recipe.mtp, threads=threads)
         mtp.run(console, metrics.show)
         mtp.publish()
     console.print(

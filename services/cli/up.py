@@ -34,7 +34,7 @@ The model has no chat template: it continues text, and /v1/chat/completions is c
 
 """
 BUILT_IN_MODEL = """\
-The built-in model is a small one: it adds, counts, converts units, remembers what it is told, and calls tools.
+The built-in model is a small one: it adds, counts, converts units, remembers facts, and calls tools.
 Asked for anything else, it says so.
 
 """

@@ -74,7 +74,7 @@ def test_a_user_starts_asks_scales_and_stops(user: dict[str, str], model: Path) 
 
 def test_up_says_what_the_built_in_model_knows() -> None:
     output = usage("http://127.0.0.1:8000", DEFAULT_MODEL)
-    assert output.startswith("The built-in model knows arithmetic, counting, unit conversion,")
+    assert output.startswith("The built-in model is a small one: it adds, counts, converts units, remembers")
     assert "CARACAL_URL=http://127.0.0.1:8000" in output
 
 

@@ -27,7 +27,12 @@ from services.router.recording.lines import Recorded
 
 pytestmark = pytest.mark.processes
 
-ASKED = ["What is 12 + 30?", "Count from 3 to 9.", "How many minutes are 7 hours?", "What is 7 * 8?"]
+ASKED = [
+    "What is 12 + 30?",
+    "Count from 3 to 9.",
+    "My cat is green, my town is Oslo and my lamp is old. How many minutes are 7 hours?",
+    "What is 7 * 8?",
+]
 SCHEMA = {"type": "object", "properties": {"n": {"type": "integer"}}, "required": ["n"], "additionalProperties": False}
 
 
@@ -73,7 +78,7 @@ def recorded(running: ClusterUnderTest, log: Path) -> list[Recorded]:
     )
     schema = {"type": "json_schema", "json_schema": {"name": "n", "schema": SCHEMA}}
     chats.create(model=model, messages=messages(ASKED[2]), response_format=schema, max_tokens=30)  # type: ignore[call-overload]
-    scored = {"prompt_logprobs": 1}
+    scored = {"prompt_logprobs": 1, "ignore_eos": True}
     client.completions.create(model=model, prompt="What is 12 + 30? " * 20, max_tokens=3, logprobs=1, extra_body=scored)
     with chats.create(model=model, messages=messages(ASKED[3]), stream=True, extra_body={"ignore_eos": True}) as chunks:
         next(iter(chunks))

@@ -32,7 +32,7 @@ class MtpLayer(nn.Module):
         self.self_attn = Attention(config)
         self.transformer_layer = nn.ModuleDict({"mlp": MLP(config)})
 
-    def keys_values(self, next_TD: Tensor, hidden_TD: Tensor, rope_TR: Tensor) -> tuple[Tensor, Tensor, KeysValues]:
+    def project(self, next_TD: Tensor, hidden_TD: Tensor, rope_TR: Tensor) -> tuple[Tensor, Tensor, KeysValues]:
         """Returns what a row goes on with, [T, D], its queries [T, H, Q], and what others read of it."""
         both_TD = torch.cat([self.enorm["m"](next_TD), self.hnorm["m"](hidden_TD)], -1)
         x_TD: Tensor = self.eh_proj(both_TD)
@@ -83,12 +83,12 @@ class MtpHead(nn.Module):
         next_TD: Tensor = trunk.embed_tokens(ids_T.roll(-1))
         rope_TR = rope_of(self.config, groups)
         next_PD, rope_PR = next_TD[places.row_P], rope_TR[places.row_P]
-        x_TD, q_THQ, shared = layer.keys_values(next_TD, hidden_TD, rope_TR)
+        x_TD, q_THQ, shared = layer.project(next_TD, hidden_TD, rope_TR)
         x_PD, q_PHQ = x_TD.index_select(0, places.row_P), q_THQ.index_select(0, places.row_P)
         made = [shared]
         outputs = [self.norm(layer(x_PD, q_PHQ, made, places))]
         for _ in range(1, passes):
-            x_PD, q_PHQ, own = layer.keys_values(next_PD, outputs[-1].roll(1, 0), rope_PR)
+            x_PD, q_PHQ, own = layer.project(next_PD, outputs[-1].roll(1, 0), rope_PR)
             made.append(own)
             outputs.append(self.norm(layer(x_PD, q_PHQ, made, places)))
         return [out_PD.index_select(0, places.place_A) for out_PD in outputs]
