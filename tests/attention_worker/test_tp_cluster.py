@@ -6,13 +6,15 @@ from pathlib import Path
 
 import psutil
 import pytest
-from support.cluster_harness import CALLERS, TOKENS, ClusterUnderTest, running_cluster, until
+from support.cluster_harness import CALLERS, ClusterUnderTest, Streams, running_cluster, until
 from support.tiny_checkpoint import make_checkpoint
 
 from services.local.settings import LocalSettings
 from services.process.settings import InvalidSetting
 
 pytestmark = pytest.mark.processes
+
+TOKENS = 80  # of a stream: two ranks on two cores take long for each
 
 
 def followers(cluster: ClusterUnderTest, name: str) -> list[psutil.Process]:
@@ -26,7 +28,7 @@ def test_a_rank_dies_under_running_streams(tmp_path: Path) -> None:
     try:
         assert [len(one) for one in ranks] == [1, 1]
         before = {record.worker_id: record.boot_id for record in cluster.records("attention")}
-        streams = cluster.streams()
+        streams = Streams(cluster.grpc_target, TOKENS)
         streams.wait_for_tokens(CALLERS * 30)
         ranks[0][0].kill()
         until(
