@@ -10,11 +10,13 @@ import openai
 from compat import features as f
 from compat.features import Servers, raised
 from instructor.core import InstructorRetryException
-from pydantic import BaseModel
+from pydantic import BaseModel, ConfigDict
 
 
 class Parity(BaseModel):
     """Whether the result is even."""
+
+    model_config = ConfigDict(extra="forbid")  # a schema that allows other keys lets a small model make some up
 
     even: bool
 
