@@ -4,25 +4,13 @@ from __future__ import annotations
 
 import argparse
 import os
-from collections.abc import Callable
 from pathlib import Path
 
+from training.arguments import number
+
+__all__ = ["MOST_THREADS", "file", "folder", "number"]
+
 MOST_THREADS = 1024
-
-
-def number(least: int, most: int = 1 << 20) -> Callable[[str], int]:
-    """The type of an argument that is a whole number of `least` to `most`."""
-
-    def parse(text: str) -> int:
-        try:
-            value = int(text)
-        except ValueError:
-            value = least - 1
-        if not least <= value <= most:
-            raise argparse.ArgumentTypeError(f"{text} is no whole number of {least} to {most}")
-        return value
-
-    return parse
 
 
 def folder(text: str) -> Path:

@@ -16,6 +16,7 @@ from rich.console import Console
 from rich.progress import Progress
 from rich.table import Table
 
+from training.arguments import named_failures, number
 from training.data.dialogues import HELD_OUT, Dialogue
 from training.data.held_out import add_data_options, held_out_dialogues
 from training.experiments.quality import score
@@ -80,34 +81,34 @@ def show(result: dict[str, Any], console: Console) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m training.evaluate", description=__doc__)
     parser.add_argument("--url", default="http://127.0.0.1:8000")
-    parser.add_argument("--dialogues", type=int, default=200)
+    parser.add_argument("--dialogues", type=number(1), default=200)
     parser.add_argument("--seed", type=int, default=HELD_OUT + 1, help="one that training never uses")
     add_data_options(parser)
-    parser.add_argument("--parallel", type=int, default=8, help="dialogues in flight")
+    parser.add_argument("--parallel", type=number(1), default=8, help="dialogues in flight")
     parser.add_argument("--offline", action="store_true", help="no server: the training model in bf16")
     parser.add_argument("--model", type=Path, default=ROOT / "models" / "caracal-tiny", help="for --offline")
-    parser.add_argument("--out", type=Path, help="default: bench/results/builtin-model.json, none when offline")
+    parser.add_argument("--out", type=Path, help="a JSON file for the result")
     arguments = parser.parse_args()
     console = Console()
-    try:
+    with named_failures(parser, ValueError):
         stream = held_out_dialogues(arguments.data, arguments.words)
-    except ValueError as error:
-        parser.error(str(error))
     played = list(stream(arguments.seed, 0, arguments.dialogues))
     begun = time.perf_counter()
     if arguments.offline:
         torch.set_num_threads(1)
-        result = offline(arguments.model, played)
+        with named_failures(parser, OSError, "--model"):
+            result = offline(arguments.model, played)
     else:
-        result = online(arguments.url.rstrip("/"), played, arguments.parallel, console)
+        url = arguments.url.rstrip("/").removesuffix("/v1")
+        with named_failures(parser, OSError, f"--url {url}"):
+            result = online(url, played, arguments.parallel, console)
     result |= {"data": arguments.data, "words": arguments.words}
     result |= {"dialogues": len(played), "seed": arguments.seed, "seconds": round(time.perf_counter() - begun, 1)}
     result["date"] = datetime.now(UTC).date().isoformat()
     show(result, console)
-    out = arguments.out or (None if arguments.offline else ROOT / "bench" / "results" / "builtin-model.json")
-    if out:
-        out.parent.mkdir(parents=True, exist_ok=True)
-        out.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
+    if arguments.out:
+        arguments.out.parent.mkdir(parents=True, exist_ok=True)
+        arguments.out.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":

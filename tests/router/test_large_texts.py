@@ -39,8 +39,10 @@ def watched(assets_path: Path) -> Iterator[tuple[Harness, CollectorRegistry]]:
 def late(registry: CollectorRegistry, than: str = LATE) -> float:
     """How often the loop has been later than so many seconds."""
     name = "caracal_event_loop_lag_seconds"
-    found = [registry.get_sample_value(f"{name}_bucket", {"le": than}), registry.get_sample_value(f"{name}_count")]
-    return (found[1] or 0) - (found[0] or 0)
+    # One look at the metric: the loop goes on meanwhile, and two looks may lie around an observation.
+    (metric,) = (one for one in registry.collect() if one.name == name)
+    found = {(one.name, one.labels.get("le")): one.value for one in metric.samples}
+    return found[f"{name}_count", None] - found[f"{name}_bucket", than]
 
 
 def tool(properties: int) -> dict[str, Any]:

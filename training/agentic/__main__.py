@@ -17,6 +17,7 @@ from training.agentic.casting import add_role_option, cast, parse_roles
 from training.agentic.endpoint import EndpointError
 from training.agentic.plot import draw
 from training.agentic.rounds import Rounds
+from training.arguments import number
 from training.curriculum.built_in import curriculum
 from training.data.dialogues import HELD_OUT
 from training.recipe import AgenticRecipe, Recipe
@@ -34,12 +35,12 @@ def options() -> argparse.ArgumentParser:
     parser.add_argument("--out", type=Path, required=True, help="folder of the model that comes out")
     parser.add_argument("--result", type=Path, help="a JSON file for the results; its plot goes beside it")
     parser.add_argument("--seed", type=int, default=Recipe.seed)
-    parser.add_argument("--rounds", type=int, default=AgenticRecipe.rounds)
-    parser.add_argument("--train-tasks", type=int, default=AgenticRecipe.tasks, help="of a round")
-    parser.add_argument("--samples", type=int, default=AgenticRecipe.samples, help="roll-outs of a task")
-    parser.add_argument("--steps", type=int, default=AgenticRecipe.steps, help="of a round")
+    parser.add_argument("--rounds", type=number(0), default=AgenticRecipe.rounds)
+    parser.add_argument("--train-tasks", type=number(1), default=AgenticRecipe.tasks, help="of a round")
+    parser.add_argument("--samples", type=number(1), default=AgenticRecipe.samples, help="roll-outs of a task")
+    parser.add_argument("--steps", type=number(1), default=AgenticRecipe.steps, help="of a round")
     threads = "padded groups of a batch that are computed at once; they change no bit"
-    parser.add_argument("--threads", type=int, default=torch.get_num_threads(), help=threads)
+    parser.add_argument("--threads", type=number(1), default=torch.get_num_threads(), help=threads)
     add_options(parser, tasks=120)
     add_role_option(parser)
     return parser
@@ -80,7 +81,7 @@ def main() -> None:
         source = curriculum().stages[-1].source
         rounds = Rounds(arguments.run, arguments.model, source, seed, recipe, maker, arguments.threads)
         found = rounds.run(arguments, arguments.parallel, console)
-    except (EndpointError, ValueError) as error:
+    except (EndpointError, OSError, ValueError) as error:
         parser.error(str(error))
     show(found["results"], console)
     copy_model(found.pop("model"), arguments.out)

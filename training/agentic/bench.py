@@ -27,6 +27,7 @@ from training.agentic.endpoint import Endpoint, EndpointAgent, EndpointError
 from training.agentic.episode import play
 from training.agentic.passes import Tried, by_axis, mean_passes
 from training.agentic.task import Task
+from training.arguments import number
 from training.data.dialogues import HELD_OUT
 from training.data.words.vocabulary import SEEN, UNSEEN_ALL
 
@@ -126,10 +127,12 @@ def bench(url: str, maker: Cast, arguments: argparse.Namespace, console: Console
 
 
 def add_options(parser: argparse.ArgumentParser, tasks: int) -> None:
-    parser.add_argument("--tasks", type=int, default=tasks, help="held-out tasks; 120 have every difficulty twice")
-    parser.add_argument("--trials", type=int, default=4, help="of each task: k of pass^k")
+    parser.add_argument(
+        "--tasks", type=number(1), default=tasks, help="held-out tasks; 120 have every difficulty twice"
+    )
+    parser.add_argument("--trials", type=number(1), default=4, help="of each task: k of pass^k")
     parser.add_argument("--temperature", type=float, default=1.0)
-    parser.add_argument("--parallel", type=int, default=16, help="episodes in flight")
+    parser.add_argument("--parallel", type=number(1), default=16, help="episodes in flight")
 
 
 def main() -> None:
@@ -140,8 +143,6 @@ def main() -> None:
     add_options(parser, tasks=120)
     add_role_option(parser)
     arguments = parser.parse_args()
-    if arguments.tasks < 1 or arguments.trials < 1:
-        parser.error("--tasks and --trials must be 1 or more")
     console = Console()
     try:
         result = bench(arguments.url, cast(parse_roles(arguments.role)), arguments, console)

@@ -22,6 +22,7 @@ from training.agentic.__main__ import publish as publish_agentic
 from training.agentic.bench import add_options, show
 from training.agentic.casting import cast
 from training.agentic.rounds import Rounds
+from training.arguments import number
 from training.curriculum.built_in import AGENTIC, MTP, curriculum, recipe_of
 from training.curriculum.plot import draw_stages
 from training.data.corpus import NOVELTIES, Source
@@ -49,15 +50,17 @@ def options() -> argparse.ArgumentParser:
     parser.add_argument("--out", type=Path, default=ROOT / "models" / "caracal-tiny", help="the model that is replaced")
     parser.add_argument("--docs", type=Path, default=ROOT / "docs" / "training", help="where results and plots go")
     parser.add_argument("--seed", type=int, default=Recipe.seed)
-    parser.add_argument("--steps", type=int, help="of the trunk; this and the following: fewer only to try it out")
-    parser.add_argument("--rounds", type=int, default=AGENTIC.rounds, help="of roll-outs")
-    parser.add_argument("--train-tasks", type=int, default=AGENTIC.tasks, help="of a round of roll-outs")
-    parser.add_argument("--samples", type=int, default=AGENTIC.samples, help="roll-outs of such a task")
-    parser.add_argument("--agentic-steps", type=int, default=AGENTIC.steps, help="of a round")
-    parser.add_argument("--mtp-steps", type=int, default=MTP.steps, help="of the drafts")
-    parser.add_argument("--dialogues", type=int, default=200, help="held-out ones of each evaluation")
+    parser.add_argument(
+        "--steps", type=number(1), help="of the trunk; this and the following: fewer only to try it out"
+    )
+    parser.add_argument("--rounds", type=number(0), default=AGENTIC.rounds, help="of roll-outs")
+    parser.add_argument("--train-tasks", type=number(1), default=AGENTIC.tasks, help="of a round of roll-outs")
+    parser.add_argument("--samples", type=number(1), default=AGENTIC.samples, help="roll-outs of such a task")
+    parser.add_argument("--agentic-steps", type=number(1), default=AGENTIC.steps, help="of a round")
+    parser.add_argument("--mtp-steps", type=number(0), default=MTP.steps, help="of the drafts")
+    parser.add_argument("--dialogues", type=number(1), default=200, help="held-out ones of each evaluation")
     threads = "padded groups of a batch that are computed at once; they change no bit"
-    parser.add_argument("--threads", type=int, default=torch.get_num_threads(), help=threads)
+    parser.add_argument("--threads", type=number(1), default=torch.get_num_threads(), help=threads)
     add_options(parser, tasks=120)
     return parser
 

@@ -24,6 +24,8 @@ from rich.progress import track
 from rich.table import Table
 from tokenizers import Tokenizer
 
+from training.arguments import named_failures
+from training.arguments import number as whole_number
 from training.data.batches import encode, pad
 from training.data.dialogues import HELD_OUT, Dialogue
 from training.data.held_out import add_data_options, held_out_dialogues
@@ -144,23 +146,22 @@ def show(result: dict[str, Any], console: Console) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m training.mtp.acceptance", description=__doc__.splitlines()[0])
     parser.add_argument("--model", type=Path, default=ROOT / "models" / "caracal-tiny")
-    parser.add_argument("--dialogues", type=int, default=200)
+    parser.add_argument("--dialogues", type=whole_number(1), default=200)
     parser.add_argument("--seed", type=int, default=HELD_OUT + 1, help="one that training never uses")
     add_data_options(parser)
-    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--threads", type=whole_number(1), default=1)
     parser.add_argument("--out", type=Path, help="a JSON file for the result")
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
     begun = time.perf_counter()
-    result: dict[str, Any] = {"model": arguments.model.name, "weights": digest(read_tensors(arguments.model))}
-    result |= {"dialogues": arguments.dialogues, "seed": arguments.seed}
-    try:
+    with named_failures(parser, ValueError):
         stream = held_out_dialogues(arguments.data, arguments.words)
-    except ValueError as error:
-        parser.error(str(error))
     played = list(stream(arguments.seed, 0, arguments.dialogues))
-    for name, temperature in (("greedy", 0.0), ("sampled", 1.0)):
-        result[name] = measure(arguments.model, played, arguments.seed, temperature)
+    with named_failures(parser, OSError, "--model"):
+        result: dict[str, Any] = {"model": arguments.model.name, "weights": digest(read_tensors(arguments.model))}
+        result |= {"dialogues": arguments.dialogues, "seed": arguments.seed}
+        for name, temperature in (("greedy", 0.0), ("sampled", 1.0)):
+            result[name] = measure(arguments.model, played, arguments.seed, temperature)
     result["seconds"] = round(time.perf_counter() - begun, 1)
     result["date"] = datetime.now(UTC).date().isoformat()
     show(result, Console())
