@@ -25,6 +25,7 @@ def profile(
         *_link_lines(link),
         "[measured]",
         f"half_round_trip_us = {1e6 * wire.latency_s:.4g}",
+        f"socket_message_us = {1e6 * wire.message_s:.4g}",
     ]
     for each in measured:
         point = each.point
@@ -58,5 +59,5 @@ def _link_lines(link: Link) -> list[str]:
         f"message_us = {1e6 * link.message_s:.4g}",
         f"row_us = {1e6 * link.row_s:.4g}",
         'sources = { gb_s = "measured here: a socket, one way", latency_us = "fitted: --calibrate", '
-        'message_us = "measured here: a socket" }',
+        'message_us = "fitted: --calibrate", row_us = "fitted: --calibrate" }',
     ]

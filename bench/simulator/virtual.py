@@ -6,12 +6,11 @@ Whatever the real processes read from their settings is read from the same setti
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 
 from bench.cluster_settings import ClusterSettings
 from bench.simulator.schedules import Schedule
 from services.planner.device import Device, Link
-from services.planner.one_machine import SERVING
+from services.planner.one_machine import SERVING, shared_core
 from services.planner.shape import Shape
 from services.planner.traffic import Slo
 from services.simulator.deployment import Deployment, Timing
@@ -31,16 +30,11 @@ def deployment(
 ) -> Deployment:
     """`workers`: of attention and of experts; `edge_s`: of a request, outside workers."""
     attention, experts = workers
-    shared = replace(
-        device,
-        memory_bytes_s=device.memory_bytes_s / experts,
-        flops={dtype: peak / experts for dtype, peak in device.flops.items()},
-    )
     limits = real.limits
     return Deployment(
         shape=shape,
         device=device,
-        expert_device=shared,
+        expert_device=shared_core(device, experts),
         link=link,
         serving=SERVING,
         attention=attention,

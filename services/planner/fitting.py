@@ -22,6 +22,7 @@ FACTORS: Mapping[str, tuple[float, float, float]] = {
     "touch_s": (2e-6, 1e-8, 1e-3),
     "latency_s": (2e-5, 1e-7, 1e-2),
     "link_row_s": (1e-6, 1e-8, 1e-3),
+    "message_s": (9e-6, 1e-7, 1e-3),  # a lone socket's would count the sleeps of both ends
 }
 ROUNDS, NUDGE, FIRST_DAMPING, PULL = 60, 1e-3, 0.1, 0.02
 
@@ -38,7 +39,8 @@ def with_factors(device: Device, link: Link, values: Mapping[str, float]) -> tup
         fitted_on="--calibrate",
     )
     fitted = replace(device, factors=factors)
-    return fitted, replace(link, latency_s=values["latency_s"], row_s=values["link_row_s"])
+    latency_s, message_s, row_s = (values[name] for name in ("latency_s", "message_s", "link_row_s"))
+    return fitted, replace(link, latency_s=latency_s, message_s=message_s, row_s=row_s)
 
 
 def fit(measured: Sequence[tuple[Point, float]], device: Device, link: Link) -> dict[str, float]:

@@ -32,18 +32,24 @@ class Point:
     replicas: int = 1
 
 
-def step(point: Point, device: Device, link: Link) -> Step:
-    """The step of a point. Expert workers share their core, so each of n is an n-th as fast."""
-    shared = replace(
+def shared_core(device: Device, workers: int) -> Device:
+    """What each of `workers` has of a core that they share: an n-th of all that it does."""
+    factors = device.factors
+    return replace(
         device,
-        memory_bytes_s=device.memory_bytes_s / point.workers,
-        flops={dtype: peak / point.workers for dtype, peak in device.flops.items()},
+        memory_bytes_s=device.memory_bytes_s / workers,
+        flops={dtype: peak / workers for dtype, peak in device.flops.items()},
+        factors=replace(factors, op_s=workers * factors.op_s, touch_s=workers * factors.touch_s),
     )
+
+
+def step(point: Point, device: Device, link: Link) -> Step:
+    """The step of a point."""
     pools = Pools(
         attention=1,
         experts=point.workers,
         attention_device=device,
-        expert_device=shared,
+        expert_device=shared_core(device, point.workers),
         link=link,
         replicas=point.replicas,
     )

@@ -11,7 +11,7 @@ from support.small_simulation import DEVICE, LINK, SHAPE, deployment
 
 from services.planner.families import DEEPSEEK_V3, FLASH_CHAT, LONGCAT_2
 from services.planner.layer import Pools
-from services.planner.one_machine import SERVING, Point, step
+from services.planner.one_machine import SERVING, Point, shared_core, step
 from services.planner.serving import Load
 from services.planner.step import separate_step
 from services.router.placement.policy import WorkerView, place
@@ -49,8 +49,8 @@ def test_a_step_of_decodes_is_the_planners(shape: object, attention: int, expert
 @pytest.mark.parametrize("replicas", [1, 2])
 def test_a_cluster_of_one_machine_is_what_calibration_fits(replicas: int) -> None:
     point = Point(SHAPE, 16, 2, 100.0, replicas)
-    shared = replace(DEVICE, memory_bytes_s=DEVICE.memory_bytes_s / 2, flops={"bf16": 2.5e12, "fp8": 5e12})
-    shaped = deployment(attention=1, experts=2, replicas=replicas, expert_device=shared, serving=SERVING)
+    expert_device = shared_core(DEVICE, 2)
+    shaped = deployment(attention=1, experts=2, replicas=replicas, expert_device=expert_device, serving=SERVING)
     times = StepTimes(shaped, pool_of(shaped))
     found = times.seconds(StepWork(16, 0, 1600.0, 0.0))
     assert found == pytest.approx(step(point, DEVICE, LINK).seconds, rel=1e-2)
