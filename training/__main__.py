@@ -16,6 +16,7 @@ from prometheus_client import CollectorRegistry
 from rich.console import Console
 
 from services.process.metrics_server import serve_metrics
+from training.arguments import named_failures
 from training.data.dialogues import HELD_OUT, dialogues
 from training.determinism.mode import make_deterministic
 from training.determinism.watch import Watch
@@ -133,10 +134,8 @@ def main() -> None:
         torch.set_num_threads(threads)
     console = Console(quiet=not team.first)
     metrics = metrics_at(arguments.metrics_port if team.first else None, console)
-    try:
+    with named_failures(parser, ValueError):
         trunk = Trunk(arguments.run, recipe, Execution(team, threads if recipe.determinism else 1, watch))
-    except ValueError as error:
-        parser.error(str(error))
     trunk.run(console, metrics.show)
     model = trunk.whole_model()
     leave_team(team)

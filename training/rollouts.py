@@ -16,6 +16,7 @@ from pathlib import Path
 
 import torch
 
+from training.arguments import named_failures
 from training.export.read import load_exported
 from training.model.longcat_flash import LongcatFlash
 
@@ -93,11 +94,9 @@ def main() -> None:
     parser.add_argument("--dtype", choices=["bfloat16", "float32"], default="bfloat16")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
-    model, _ = load_exported(arguments.model, getattr(torch, arguments.dtype))
-    try:
+    with named_failures(parser, (OSError, ValueError)):
+        model, _ = load_exported(arguments.model, getattr(torch, arguments.dtype))
         found = compare(model, read(arguments.log))
-    except (OSError, ValueError) as error:
-        parser.error(str(error))
     if not found.differences:
         parser.error(f"{arguments.log}: no answer has logprobs")
     print(

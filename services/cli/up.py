@@ -35,7 +35,7 @@ The model has no chat template: it continues text, and /v1/chat/completions is c
 """
 BUILT_IN_MODEL = """\
 The built-in model is a small one: it adds, counts, converts units, remembers facts, and calls tools.
-Asked for anything else, it says so.
+To most other questions it answers that it does not know.
 
 """
 

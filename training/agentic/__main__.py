@@ -17,7 +17,7 @@ from training.agentic.casting import add_role_option, cast, parse_roles
 from training.agentic.endpoint import EndpointError
 from training.agentic.plot import draw
 from training.agentic.rounds import Rounds
-from training.arguments import number
+from training.arguments import named_failures, number
 from training.curriculum.built_in import curriculum
 from training.data.dialogues import HELD_OUT
 from training.recipe import AgenticRecipe, Recipe
@@ -76,13 +76,11 @@ def main() -> None:
         steps=arguments.steps,
     )
     arguments.seed, seed = HELD_OUT + 1, arguments.seed  # the benchmark's own is never a training one
-    try:
+    with named_failures(parser, (EndpointError, OSError, ValueError)):
         maker = cast(parse_roles(arguments.role))
         source = curriculum().stages[-1].source
         rounds = Rounds(arguments.run, arguments.model, source, seed, recipe, maker, arguments.threads)
         found = rounds.run(arguments, arguments.parallel, console)
-    except (EndpointError, OSError, ValueError) as error:
-        parser.error(str(error))
     show(found["results"], console)
     copy_model(found.pop("model"), arguments.out)
     if arguments.result:

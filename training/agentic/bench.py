@@ -27,7 +27,7 @@ from training.agentic.endpoint import Endpoint, EndpointAgent, EndpointError
 from training.agentic.episode import play
 from training.agentic.passes import Tried, by_axis, mean_passes
 from training.agentic.task import Task
-from training.arguments import number
+from training.arguments import named_failures, number
 from training.data.dialogues import HELD_OUT
 from training.data.words.vocabulary import SEEN, UNSEEN_ALL
 
@@ -144,10 +144,8 @@ def main() -> None:
     add_role_option(parser)
     arguments = parser.parse_args()
     console = Console()
-    try:
+    with named_failures(parser, (EndpointError, ValueError)):
         result = bench(arguments.url, cast(parse_roles(arguments.role)), arguments, console)
-    except (EndpointError, ValueError) as error:
-        parser.error(str(error))
     show({result["model"]: result}, console)
     if arguments.out:
         arguments.out.parent.mkdir(parents=True, exist_ok=True)

@@ -22,7 +22,7 @@ from training.agentic.__main__ import publish as publish_agentic
 from training.agentic.bench import add_options, show
 from training.agentic.casting import cast
 from training.agentic.rounds import Rounds
-from training.arguments import number
+from training.arguments import named_failures, number
 from training.curriculum.built_in import AGENTIC, MTP, curriculum, recipe_of
 from training.curriculum.plot import draw_stages
 from training.data.corpus import NOVELTIES, Source
@@ -130,10 +130,8 @@ def main() -> None:
     make_deterministic()
     keep_freed_memory()
     console, begun = Console(), time.perf_counter()
-    try:
+    with named_failures(parser, ValueError):
         found = train(arguments, console)
-    except ValueError as error:
-        parser.error(str(error))
     results = evaluate(arguments)
     results["seconds_of_this_call"] = round(time.perf_counter() - begun, 1)
     results["date"] = datetime.now(UTC).date().isoformat()

@@ -20,6 +20,7 @@ from rich.table import Table
 from tokenizers import Tokenizer
 from torch import Tensor
 
+from training.arguments import named_failures
 from training.data.chat import CALL, END_CALL, segments
 from training.data.dialogues import HELD_OUT, Dialogue
 from training.data.held_out import add_data_options, held_out_dialogues
@@ -129,10 +130,8 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=HELD_OUT + 1, help="one that training never uses")
     add_data_options(parser)
     given = parser.parse_args()
-    try:
+    with named_failures(parser, ValueError):
         stream = held_out_dialogues(given.data, given.words)
-    except ValueError as error:
-        parser.error(str(error))
     torch.set_num_threads(1)
     model, tokenizer = load_exported(given.model)
     numbers = experts_by_kind(model, tokenizer, list(stream(given.seed, 0, given.dialogues)))
